@@ -56,7 +56,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def need_program(name: str, package: str | None = None) -> str:
-    """Return the path of a real program, or skip (fail under AUTOPROFILE_REQUIRE_KERNEL) naming its package."""
+    """Return the path of a real program; without it skip (or fail, see above), naming its package."""
     path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if path is None:
         _skip_or_fail(

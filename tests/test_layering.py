@@ -39,12 +39,13 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 
 def place_of(path: Path) -> str:
+    """Return the place of the floor table that a module belongs to."""
     relative = path.relative_to(ROOT)
     return relative.parts[0].removesuffix(".py")
 
 
 def imports_of(path: Path, *, top_level_only: bool = False) -> list[tuple[str, int]]:
-    """Return (dotted module, line) of every import; those under TYPE_CHECKING count, they are still a dependency."""
+    """Return (dotted module, line) of every import; those under TYPE_CHECKING are dependencies too."""
     tree = ast.parse(path.read_text())
     found: list[tuple[str, int]] = []
     package = ("autoprofile", *path.relative_to(ROOT).parts[:-1])
