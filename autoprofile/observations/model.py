@@ -41,11 +41,11 @@ class Observation:
     Args:
         run: index of the run within the trace, from 0.
         program: the executable that made the calls.
-        arch: the arch of the call (not of the program): ``x86_64``, ``i386``, ``x32``…, or the raw audit token as
-            ``0x…`` when it has no name.
+        arch: the arch of the call (not of the program): ``x86_64``, ``i386``, ``x32``…, or the raw audit
+            token as ``0x…`` when it has no name.
         nr: the number the kernel dispatched on, the x32 bit included.
         args: the constrained arguments as the kernel reads them (a 32-bit parameter is cut to 32 bits); None
-            for every argument that is not constrained (pointer, fd, size, address…) or not a parameter at all.
+            for every argument that is not constrained (pointer, fd, size…) or not a parameter at all.
         count: calls.
         first_ns: nanoseconds from the start of the run to the first such call.
         last_ns: nanoseconds from the start of the run to the last such call.
@@ -165,7 +165,7 @@ class TraceMeta:
         start_time_s: wall-clock start of the (first) run, seconds since the epoch.
         duration_ns: nanoseconds from the first instruction to the end, summed over the runs.
         runs: number of runs.
-        exit_status: the command's shell status (128 + N when signal N ended it); of the runs of a merged trace, the greatest.
+        exit_status: the command's shell status (128 + N when signal N ended it); in a merged trace the greatest.
         complete: the source followed the program from its first instruction to its end.
         libraries: shared objects seen mapped, path to build-id ("" when it has none).
     """

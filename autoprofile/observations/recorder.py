@@ -47,7 +47,7 @@ COUNT, FIRST, LAST, OK, FAILED, RETURN = range(6)
 """Positions in a `Cell`."""
 
 Cell: TypeAlias = list[Any]
-"""``[count, first_ns, last_ns, ok, failed, last_return]``; last_return: None unseen, 0 ok, else the errno (> 0).
+"""``[count, first_ns, last_ns, ok, failed, last_return]``; last_return: None unseen, 0 ok, else the errno.
 
 A list, not an object: the two writes of the fast path are then plain item stores."""
 
@@ -169,8 +169,8 @@ class Recorder:
 
         Args:
             cell: what counting the call returned.
-            error: 0 for success, else the errno (positive). The kernel's internal restart codes (512…516) count
-                as neither success nor failure: the call is made again, or comes back as EINTR.
+            error: 0 for success, else the errno (positive). The kernel's internal restart codes (512…516) are
+                neither success nor failure: the call is made again, or comes back as EINTR.
         """
         if error == 0:
             cell[OK] += 1
@@ -179,7 +179,7 @@ class Recorder:
         cell[RETURN] = error
 
     def close_process(self, tgid: int) -> None:
-        """Fold a finished thread group into the totals, so memory follows live processes and pids may be reused."""
+        """Fold a finished thread group into the totals: memory follows live processes, pids may be reused."""
         for program in self._open_tgids.pop(tgid, ()):
             _, cells = self._open.pop((program, tgid))
             self._fold(program, cells)
@@ -279,7 +279,7 @@ def _six(args: Sequence[int | None]) -> Args:
     return a, b, c, d, e, f
 
 
-# One closure per shape, not one loop for all: the loop costs four times as much, on every call of the program.
+# One closure per shape, not one loop for all: the loop costs four times as much, on every call.
 def _make_keyer(code: int, indexes: tuple[int, ...], masks: tuple[int, ...]) -> _Keyer:
     if not indexes:
         return lambda _args: code
