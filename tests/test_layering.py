@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent / "autoprofile"
 FLOORS = {
     "errors": 0,
     "abi": 0,
+    "atomic": 0,
     "kernel": 1,
     "profile": 1,
     "observations": 1,
