@@ -158,7 +158,7 @@ def _read_notes(raw: bytes, order: str, alignment: int) -> list[tuple[bytes, int
 
 
 def _parse_elf(fd: int) -> ElfFacts | None:
-    # By hand, for the program headers alone: pyelftools takes 80 ms to import, and a new process waits for us.
+    # By hand, for the program headers alone: importing pyelftools takes 80 ms, and a process waits for us.
     head = os.pread(fd, 4096, 0)
     if len(head) < 52 or head[:4] != b"\x7fELF" or head[4] not in (1, 2) or head[5] not in (1, 2):
         return None
