@@ -165,7 +165,7 @@ class TraceMeta:
         start_time_s: wall-clock start of the (first) run, seconds since the epoch.
         duration_ns: nanoseconds from the first instruction to the end, summed over the runs.
         runs: number of runs.
-        exit_status: the command's shell status (128 + N when signal N ended it); in a merged trace the greatest.
+        exit_status: the command's shell status (128 + N when signal N ended it); merged: the greatest.
         complete: the source followed the program from its first instruction to its end.
         libraries: shared objects seen mapped, path to build-id ("" when it has none).
     """
