@@ -1,0 +1,289 @@
+"""Compare a profile with later behaviour: what it refuses, what it allows for nothing, what was not seen.
+
+In: a profile, traces (what ran) and audit logs (what was refused). Out: a `DriftReport`, the most important
+first. Pure and deterministic: the same evidence in any order gives the same report.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from autoprofile.abi.constants import decode_value
+from autoprofile.abi.risk import call_risk
+from autoprofile.abi.signatures import constrained_args, kernel_value
+from autoprofile.abi.syscalls import display_name, syscall_name
+from autoprofile.drift.attribution import CHANGED, SAME, UNKNOWN, Attribution, attribute
+from autoprofile.drift.edit import accepting_rule, edit_text
+from autoprofile.drift.record import KINDS, SEVERITIES, DriftRecord, DriftReport, record_id
+from autoprofile.drift.shift import shifted_records
+from autoprofile.drift.unused import RuleUse, unused_records
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from autoprofile.auditlog import AuditLog, AuditRecord
+    from autoprofile.observations import Observation, Trace
+    from autoprofile.profile.model import Decision, Profile
+
+__all__ = ["compare", "passes"]
+
+_VERDICTS = (SAME, UNKNOWN, CHANGED)
+
+_Key = tuple[str, int, tuple["int | None", ...]]
+
+
+@dataclass(slots=True)
+class _Denied:
+    # one refused call, gathered over all the evidence
+    decision: Decision
+    count: int = 0
+    programs: Counter[str] = field(default_factory=Counter)
+    witness: dict[str, object] = field(default_factory=dict)
+    attributions: Counter[Attribution] = field(default_factory=Counter)
+
+    def add(self, count: int, program: str | None, why: Attribution, witness: dict[str, object]) -> None:
+        self.count += count
+        if program is not None:
+            self.programs[program] += count
+        self.attributions[why] += count
+        # the smallest witness, so that the order of the evidence does not matter
+        if not self.witness or _witness_rank(witness) < _witness_rank(self.witness):
+            self.witness = witness
+
+
+def _witness_rank(witness: Mapping[str, object]) -> tuple[object, ...]:
+    # audit records say more (process, code location) than a trace does
+    return (witness["source"] != "audit", repr(sorted(witness.items(), key=lambda item: item[0])))
+
+
+def compare(profile: Profile, traces: Sequence[Trace] = (), audits: Sequence[AuditLog] = ()) -> DriftReport:
+    """Report every way in which `traces` and `audits` differ from `profile`.
+
+    A call is drift when the profile, as it is now, does not let it through: an audit record of a call that
+    has been accepted since is none. Unused rules and shifted frequencies are claimed from traces only,
+    because an audit log shows denials and nothing else.
+
+    Args:
+        profile: what is allowed.
+        traces: runs to compare with it.
+        audits: denials that a supervisor recorded.
+    """
+    denied: dict[_Key, _Denied] = {}
+    use = RuleUse(profile)
+    calls = allowed = undecided = 0
+    for index, trace in enumerate(traces):
+        for o in trace.observations:
+            calls += o.count
+            decision = _decide(profile, o)
+            use.mark(o)
+            if decision is None:
+                undecided += o.count
+            elif passes(decision):
+                allowed += o.count
+            else:
+                key = (o.arch, o.nr, reduced(o.arch, o.nr, o.args))
+                entry = denied.setdefault(key, _Denied(decision))
+                entry.add(
+                    o.count, _path(o.program.path), _from_trace(profile, trace, o), _seen(trace, index, o)
+                )
+    for log in audits:
+        for record in log.records:
+            calls += record.count
+            decision = profile.decide_call(record.arch, record.nr, record.args)
+            if passes(decision):
+                allowed += record.count
+                continue
+            key = (record.arch, record.nr, reduced(record.arch, record.nr, record.args))
+            entry = denied.setdefault(key, _Denied(decision))
+            entry.add(record.count, _path(record.program), _from_audit(profile, record), _audited(record))
+    records = [_denied_record(profile, key, entry) for key, entry in denied.items()]
+    records += lost_records(traces, audits)
+    if traces:
+        records += unused_records(use, traces)
+        records += shifted_records(profile, traces)
+    return DriftReport(
+        records=tuple(sorted(records, key=_importance)),
+        traces=len(traces),
+        audits=len(audits),
+        calls=calls,
+        allowed=allowed,
+        undecided=undecided,
+    )
+
+
+def passes(decision: Decision) -> bool:
+    """Tell whether a decision lets a call through without a word.
+
+    A rule that allows or logs does. So does a default of allow (a denylist). A default of log, trace or
+    notify does not: it lets the call through, or may, precisely because nobody has accepted it yet.
+    """
+    if decision.rule is not None:
+        return decision.action.is_permitting
+    return decision.action.kind == "allow"
+
+
+def _decide(profile: Profile, o: Observation) -> Decision | None:
+    decision = profile.decide_call(o.arch, o.nr, [a or 0 for a in o.args])
+    unknown = {i for i, a in enumerate(o.args) if a is None}
+    # A rule over an argument that the trace does not hold was decided on a made-up 0: then nothing is known,
+    # unless every rule of the call ignores those arguments.
+    for rule in profile.rules_for(o.arch, o.nr):
+        if any(a.index in unknown for a in rule.comparators):
+            return None
+    return decision
+
+
+def reduced(arch: str, nr: int, args: Sequence[int | None]) -> tuple[int | None, ...]:
+    """Return the six arguments with only the constrained ones that the kernel reads in this call kept."""
+    name = syscall_name(arch, nr)
+    kept: list[int | None] = [None] * 6
+    for spec in constrained_args(arch, name) if name else ():
+        raw = args[spec.index]
+        if raw is None:
+            continue
+        used_if = spec.used_if
+        if used_if is None or args[used_if.index] is None or used_if.holds([a or 0 for a in args]):
+            kept[spec.index] = kernel_value(spec, raw)
+    return tuple(kept)
+
+
+def _path(path: str) -> str | None:
+    return None if path == "?" else path
+
+
+def _from_trace(profile: Profile, trace: Trace, o: Observation) -> Attribution:
+    return attribute(
+        profile,
+        program=_path(o.program.path),
+        build_id=o.program.build_id,
+        libc=trace.meta.libc,
+        kernel=trace.meta.kernel,
+    )
+
+
+def _seen(trace: Trace, index: int, o: Observation) -> dict[str, object]:
+    return {
+        "source": "trace",
+        "trace": index,
+        "backend": trace.meta.backend,
+        "run": o.run,
+        "first_s": round(o.first_ns / 1e9, 6),
+        "processes": o.processes,
+        "program": o.program.path,
+        "last_return": o.last_return,
+    }
+
+
+def _from_audit(profile: Profile, record: AuditRecord) -> Attribution:
+    return attribute(profile, program=_path(record.program), build_id=record.build_id, libc=None, kernel=None)
+
+
+def _audited(record: AuditRecord) -> dict[str, object]:
+    return {
+        "source": "audit",
+        "time": record.time,
+        "event": record.event,
+        "action": record.action,
+        "program": record.program,
+        "pid": record.pid,
+        "tid": record.tid,
+        "comm": record.comm,
+        "location": record.location,
+        "symbol": record.symbol,
+    }
+
+
+def _denied_record(profile: Profile, key: _Key, entry: _Denied) -> DriftRecord:
+    arch, nr, args = key
+    name = syscall_name(arch, nr)
+    known = arch in profile.arch and any(r.action.is_permitting for r in profile.rules_for(arch, nr))
+    kind = "new_argument" if known else "new_syscall"
+    specs = constrained_args(arch, name) if name else ()
+    decoded = {s.name: decode_value(arch, s, v) for s in specs if (v := args[s.index]) is not None}
+    risk = call_risk(arch, name, tuple(a or 0 for a in args)) if name else None
+    # the alarm first: if any of the evidence is "same binaries", that is the verdict
+    why = min(entry.attributions, key=lambda a: (_VERDICTS.index(a.verdict), a.text))
+    programs = sorted(entry.programs, key=lambda p: (-entry.programs[p], p))
+    rule = accepting_rule(profile, arch, nr, args)
+    return DriftRecord(
+        kind=kind,
+        id=record_id(kind, arch, display_name(arch, nr), args),
+        severity=_severity(profile, arch, name, risk.severity if risk else None),
+        arch=arch,
+        syscall=display_name(arch, nr),
+        nr=nr,
+        args=args,
+        decoded=decoded,
+        program=programs[0] if programs else None,
+        programs=tuple(programs),
+        count=entry.count,
+        why="; ".join(
+            part
+            for part in (
+                entry.decision.why,
+                risk.reason if risk else None,
+                None if name else "a number that the tables do not know: newer than this release, or invalid",
+                why.text,
+            )
+            if part
+        ),
+        edit=edit_text(profile, arch, nr, args),
+        witness=entry.witness,
+        attribution=why.verdict,
+        risk=risk.name_class if risk else None,
+        rule=rule,
+    )
+
+
+def _severity(profile: Profile, arch: str, name: str | None, risk: str | None) -> str:
+    if arch not in profile.arch:
+        # the classic way around a filter: enter the kernel through another ABI (int 0x80, x32)
+        return "high"
+    if name is None:
+        return "medium"
+    return risk or "low"
+
+
+def lost_records(traces: Sequence[Trace], audits: Sequence[AuditLog]) -> list[DriftRecord]:
+    """Return one record per reason of loss: where something was lost, silence proves nothing."""
+    losses: Counter[str] = Counter()
+    for trace in traces:
+        losses.update(trace.ledger.entries)
+        if not trace.meta.complete and not trace.ledger:
+            losses["unfinished"] += 1
+    for log in audits:
+        losses.update(log.losses)
+    return [
+        DriftRecord(
+            kind="lost",
+            id=record_id("lost", None, reason, ()),
+            severity="medium",
+            arch=None,
+            syscall=None,
+            nr=None,
+            args=(),
+            decoded={"reason": reason},
+            program=None,
+            programs=(),
+            count=n,
+            why=f"the evidence is incomplete ({reason}: {n}): what it lacks may have happened",
+            edit="",
+            witness={"source": "ledger", "reason": reason},
+        )
+        for reason, n in sorted(losses.items())
+    ]
+
+
+def _importance(record: DriftRecord) -> tuple[object, ...]:
+    return (
+        SEVERITIES.index(record.severity),
+        KINDS.index(record.kind),
+        record.attribution != SAME,
+        -record.count,
+        record.arch or "",
+        -1 if record.nr is None else record.nr,
+        tuple(-1 if a is None else a for a in record.args),
+        record.id,
+    )

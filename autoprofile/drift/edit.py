@@ -1,0 +1,110 @@
+"""The smallest change of a profile that accepts one refused call, as a rule, as YAML and applied.
+
+In: a profile and a call it refuses. Out: the edited profile, which accepts that call, arguments included, and
+nothing else that it refused before; where that is impossible (a deny rule is in the way) the edit says what
+it widens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from autoprofile.abi.signatures import constrained_args
+from autoprofile.abi.syscalls import syscall_name
+from autoprofile.profile.action import Action
+from autoprofile.profile.arg import ANY, Arg
+from autoprofile.profile.model import Profile
+from autoprofile.profile.rule import Evidence, SeccompRule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from autoprofile.drift.record import DriftRecord
+
+__all__ = ["accept", "accepting_rule", "edit_text", "in_the_way", "removing_text"]
+
+
+def accepting_rule(
+    profile: Profile, arch: str, nr: int, args: Sequence[int | None], evidence: Evidence | None = None
+) -> SeccompRule:
+    """Return the allow rule for exactly this tuple of constrained arguments.
+
+    widens: pointers, descriptors, sizes and arguments that the kernel does not read in this call are not
+        compared.
+    """
+    name = syscall_name(arch, nr)
+    specs = constrained_args(arch, name) if name else ()
+    compared = tuple(Arg(s.index, "eq", v) for s in specs if (v := args[s.index]) is not None)
+    limit = None if profile.arch == (arch,) else (arch,)
+    return SeccompRule(name or nr, Action.ALLOW, compared or ANY, limit, evidence)
+
+
+def in_the_way(profile: Profile, arch: str, nr: int, args: Sequence[int | None]) -> list[SeccompRule]:
+    """Return the rules that refuse this call and so win over any rule that allows it."""
+    if arch not in profile.arch:
+        return []
+    raw = [a or 0 for a in args]
+    return [
+        rule for rule in profile.rules_for(arch, nr) if not rule.action.is_permitting and rule.evaluate(raw)
+    ]
+
+
+def accept(profile: Profile, records: Iterable[DriftRecord]) -> Profile:
+    """Return the profile with the refused calls of `records` accepted; records of other kinds change nothing.
+
+    widens: where a deny rule refused the call, the whole rule goes, because no rule can make an exception
+        from it.
+    """
+    arches = list(profile.arch)
+    rules = list(profile.rules)
+    for record in records:
+        if record.kind not in ("new_syscall", "new_argument") or record.arch is None or record.nr is None:
+            continue
+        if record.arch not in arches:
+            # A rule without an arch limit holds for every arch of the profile: what was allowed so far must
+            # not silently become allowed on the new one.
+            rules = [r if r.arch else replace(r, arch=_having(r, arches)) for r in rules]
+            arches.append(record.arch)
+        blocked = in_the_way(profile, record.arch, record.nr, record.args)
+        rules = [r for r in rules if r not in blocked]
+        evidence = Evidence(count=record.count, reason=None)
+        rule = accepting_rule(profile, record.arch, record.nr, record.args, evidence)
+        rules.append(replace(rule, arch=None if arches == [record.arch] else (record.arch,)))
+    return replace(profile, arch=tuple(arches), rules=tuple(rules))
+
+
+def _having(rule: SeccompRule, arches: Sequence[str]) -> tuple[str, ...]:
+    from autoprofile.profile.canonical import arches_with
+
+    return arches_with(rule.syscall, arches)
+
+
+def edit_text(profile: Profile, arch: str, nr: int, args: Sequence[int | None]) -> str:
+    """Return the YAML to add to the profile so that it accepts this call, with what to remove as comments."""
+    lines: list[str] = []
+    for rule in in_the_way(profile, arch, nr, args):
+        lines.append("# remove, because it wins over every rule that allows (widens: all that it refuses):")
+        lines += [f"#   {line}" for line in rules_text((rule,), profile.arch)]
+    rule = accepting_rule(profile, arch, nr, args)
+    arches = profile.arch
+    if arch not in arches:
+        arches = (*arches, arch)
+        lines.append(f"# move the rules under syscalls to syscalls_by_arch, {', '.join(profile.arch)}; then:")
+        lines.append(f"arch: [{', '.join(arches)}]")
+    lines += rules_text((rule,), arches)
+    return "\n".join(lines) + "\n"
+
+
+def removing_text(profile: Profile, rule: SeccompRule) -> str:
+    """Return the lines of a rule that can be taken out, as a comment that says so."""
+    return "\n".join(["# remove:", *(f"#   {line}" for line in rules_text((rule,), profile.arch))]) + "\n"
+
+
+def rules_text(rules: Sequence[SeccompRule], arches: tuple[str, ...]) -> list[str]:
+    """Return the YAML lines of rules as a profile of these arches writes them, without header or evidence."""
+    bare = tuple(replace(rule, evidence=None) for rule in rules)
+    lines = Profile(arch=arches, rules=bare).dumps().splitlines()
+    sections = ("syscalls:", "syscalls_by_arch:", "deny:", "deny_by_arch:")
+    start = next(i for i, line in enumerate(lines) if line.startswith(sections))
+    return lines[start:]

@@ -1,0 +1,157 @@
+"""What drift is made of: one record per difference, and the report that holds them.
+
+Plain immutable data with `to_dict` for ``--json``; how records come about is the business of `compare`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from autoprofile.profile.rule import SeccompRule
+
+__all__ = ["DRIFT_SCHEMA_VERSION", "KINDS", "SEVERITIES", "DriftRecord", "DriftReport", "record_id"]
+
+DRIFT_SCHEMA_VERSION = 1
+
+KINDS = ("new_syscall", "new_argument", "lost", "shifted", "unused_rule")
+"""In the order in which they matter at equal severity."""
+
+SEVERITIES = ("high", "medium", "low", "info")
+
+Args6: TypeAlias = "tuple[int | None, int | None, int | None, int | None, int | None, int | None]"
+
+
+def record_id(kind: str, arch: str | None, call: str | int | None, args: object) -> str:
+    """Return the stable id of a difference: a hash of what it is, never of how often it was seen."""
+    text = repr((kind, arch, call, args))
+    return "D" + hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class DriftRecord:
+    """Describe one difference between a profile and later behaviour.
+
+    Args:
+        kind: one of `KINDS`.
+        id: stable over runs, machines and counts.
+        severity: one of `SEVERITIES`, from the risk class of the call.
+        arch: of the call; None for `lost`.
+        syscall: its name, or its number as text where it has no name; None for `lost`.
+        nr: its number.
+        args: the arguments that matter; None where the argument is free or unknown.
+        decoded: these arguments under their names, as text; for `unused_rule` the values of the rule.
+        program: the executable that made most of the calls.
+        programs: all that made them.
+        count: calls (for `unused_rule`, calls when it was learned; for `lost`, entries of the ledger).
+        why: why this is a difference and what explains it, in one or two sentences.
+        edit: the smallest profile edit that accepts it (YAML); "" where there is none.
+        witness: where to look: the evidence it was found in, with time, process and code location when known.
+        attribution: ``changed`` (program, libc or kernel differ from what was learned), ``same`` (same
+            binaries, new behaviour) or ``unknown``.
+        risk: the risk class, if any.
+        rule: the allow rule that `edit` writes, or the rule that is unused.
+    """
+
+    kind: str
+    id: str
+    severity: str
+    arch: str | None
+    syscall: str | None
+    nr: int | None
+    args: tuple[int | None, ...]
+    decoded: Mapping[str, str]
+    program: str | None
+    programs: tuple[str, ...]
+    count: int
+    why: str
+    edit: str
+    witness: Mapping[str, object]
+    attribution: str = "unknown"
+    risk: str | None = None
+    rule: SeccompRule | None = None
+
+    @property
+    def call(self) -> str:
+        """The call as text: ``socket(family=AF_NETLINK, type=SOCK_RAW, protocol=0)``."""
+        if self.syscall is None:
+            return self.kind
+        return f"{self.syscall}({', '.join(f'{k}={v}' for k, v in self.decoded.items())})"
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain JSON values; raw arguments as hexadecimal text, because JSON numbers end at 2^53."""
+        return {
+            "kind": self.kind,
+            "id": self.id,
+            "severity": self.severity,
+            "arch": self.arch,
+            "syscall": self.syscall,
+            "nr": self.nr,
+            "args": [None if a is None else f"{a:#x}" for a in self.args],
+            "decoded": dict(self.decoded),
+            "program": self.program,
+            "programs": list(self.programs),
+            "count": self.count,
+            "why": self.why,
+            "edit": self.edit,
+            "witness": dict(self.witness),
+            "attribution": self.attribution,
+            "risk": self.risk,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DriftReport:
+    """Hold all differences, the most important first.
+
+    Args:
+        records: the differences.
+        traces: traces compared.
+        audits: audit logs compared.
+        calls: calls compared, denied and allowed.
+        allowed: calls that the profile allows.
+        undecided: calls about which nothing can be said, because a rule compares an argument that the trace
+            does not hold (a hand-written constraint on an fd, say); they are in no record.
+    """
+
+    records: tuple[DriftRecord, ...]
+    traces: int = 0
+    audits: int = 0
+    calls: int = 0
+    allowed: int = 0
+    undecided: int = 0
+
+    def __iter__(self) -> Iterator[DriftRecord]:
+        return iter(self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of records of each kind, all kinds named."""
+        found = Counter(r.kind for r in self.records)
+        return {kind: found[kind] for kind in KINDS}
+
+    @property
+    def denials(self) -> tuple[DriftRecord, ...]:
+        """The records of calls that the profile refuses."""
+        return tuple(r for r in self.records if r.kind in ("new_syscall", "new_argument"))
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the JSON document of ``drift --json``."""
+        return {
+            "schema_version": DRIFT_SCHEMA_VERSION,
+            "traces": self.traces,
+            "audits": self.audits,
+            "calls": self.calls,
+            "allowed": self.allowed,
+            "undecided": self.undecided,
+            "counts": self.counts,
+            "records": [r.to_dict() for r in self.records],
+        }
