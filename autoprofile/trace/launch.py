@@ -98,6 +98,8 @@ def launch(command: Command, *, options: int = 0) -> Stopped:
 def kill_tracee(pid: int) -> None:
     """Kill and reap a child of ours, traced or not; nothing happens when it has been reaped already."""
     with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        # Fails unless the pid is still our child, so that a reused one is never hit.
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         os.kill(pid, signal.SIGKILL)
         while True:
             status = os.waitpid(pid, ptrace.WALL)[1]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from autoprofile import kernel
 
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+    from types import FrameType
 
 __all__ = ["FORWARDED", "Child", "Forwarding", "shell_status"]
 
@@ -106,21 +106,27 @@ class Forwarding:
         self._kill_on = kill_on
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Self:
+    def install(self) -> None:
+        """Set the handlers."""
         if threading.current_thread() is threading.main_thread():
             self._catch(signal.SIGINT, self._interrupted)
             # SIGQUIT comes from the terminal as SIGINT does; the tool must outlive the program it ends.
             self._catch(signal.SIGQUIT, self._outlive)
             for signum in FORWARDED:
                 self._catch(signum, self._forward)
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def remove(self) -> None:
+        """Put the former handlers back."""
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         self._before.clear()
+
+    def __enter__(self) -> Self:
+        self.install()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()
 
     def interrupt(self) -> None:
         """Do as SIGINT does."""

@@ -1,0 +1,7 @@
+"""Enforce: install a filter in a program at its exec, supervise what it hands over, keep the audit log."""
+
+from __future__ import annotations
+
+from autoprofile.enforce.install import Supervisor, enforce
+
+__all__ = ["Supervisor", "enforce"]

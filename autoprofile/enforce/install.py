@@ -1,0 +1,74 @@
+"""Run a command under a filter, from its first instruction on, and answer with its shell status.
+
+The filter is in place before anything of the program runs; when it cannot be, the program never runs. Without
+a supervisor the program needs us no more once it has started: killing the tool leaves it filtered.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, SupportsBytes
+
+from autoprofile import kernel
+from autoprofile.trace.filtered import run_filtered
+from autoprofile.trace.status import shell_status
+
+if TYPE_CHECKING:
+    from autoprofile.trace.source import Command
+    from autoprofile.trace.status import Child
+
+__all__ = ["Supervisor", "enforce"]
+
+
+class Supervisor(Protocol):
+    """Answers the calls that the filter hands over with USER_NOTIF."""
+
+    def serve(self, listener: int, child: Child) -> None:
+        """Answer notifications until no process uses the filter any more, then return.
+
+        Called in the thread that called `enforce`, once, as soon as the program runs. Must watch `child` too
+        (its `pidfd` is readable at its end) and then call ``child.poll()``: before Linux 6.11 an unreaped
+        child counts as a user of the filter. SIGINT and forwarded signals interrupt the wait with EINTR
+        (`kernel.seccomp.PendingNotification`), which means ask again.
+
+        Args:
+            listener: close-on-exec listener fd; `enforce` closes it afterwards. narrows: a call that is
+                waiting, or made later by a process that still runs, then fails with ENOSYS.
+            child: the program; the supervisor may signal or kill it.
+        """
+        ...
+
+
+def enforce(
+    command: Command,
+    program: SupportsBytes,
+    *,
+    supervisor: Supervisor | None = None,
+    privileged: bool = False,
+    log: bool = False,
+) -> int:
+    """Run a command under a filter to its end.
+
+    Ctrl-C reaches the program from the terminal; the tool waits for it. SIGTERM, SIGHUP, SIGUSR1, SIGUSR2,
+    SIGALRM and SIGWINCH sent to the tool are passed on. When the supervisor raises, the program is killed.
+
+    Args:
+        command: what to run.
+        program: the filter; ``bytes(program)`` is an array of ``struct sock_filter``.
+        supervisor: answers USER_NOTIF calls. narrows: without one they fail with ENOSYS.
+        privileged: leave no_new_privs unset; needs CAP_SYS_ADMIN. widens: setuid programs that the command
+            starts gain their rights, under the same filter.
+        log: have the kernel log every action but ALLOW (SECCOMP_FILTER_FLAG_LOG).
+
+    Returns:
+        The program's exit code, or 128 + the signal that ended it (159: killed by the filter).
+
+    Raises:
+        LaunchError: 127 not found, 126 cannot be executed, 125 the filter cannot be installed.
+    """
+    flags = kernel.seccomp.FLAG_LOG if log else 0
+    with run_filtered(
+        command, bytes(program), flags=flags, new_listener=supervisor is not None, privileged=privileged
+    ) as running:
+        if supervisor is not None and running.listener is not None:
+            supervisor.serve(running.listener, running.child)
+        return shell_status(running.child.wait())
