@@ -212,11 +212,17 @@ class Profile:
         return frozenset(syscall for one, syscall in self._index if one == arch)
 
     def decide(self, syscall: str | int, *args: int | str, arch: str | None = None) -> Decision:
-        """Answer one call whose arguments may be symbols (``"AF_UNIX"``, ``"O_WRONLY|O_CREAT"``).
+        """Answer one call whose arguments may be symbols; see `encode_call` for what is taken."""
+        return self.decide_call(*self.encode_call(syscall, *args, arch=arch))
+
+    def encode_call(
+        self, syscall: str | int, *args: int | str, arch: str | None = None
+    ) -> tuple[str, int, list[int]]:
+        """Return the arch, number and raw registers of a call written with symbols.
 
         Args:
             syscall: name or number.
-            args: up to six; those not given are 0.
+            args: up to six, numbers or symbols (``"AF_UNIX"``, ``"O_WRONLY|O_CREAT"``); those not given are 0.
             arch: the arch of the call; by default the profile's first.
 
         Raises:
@@ -246,7 +252,7 @@ class Profile:
                 raise UsageError(f"argument {index} of {syscall} takes a number, not {one!r}") from None
             except AutoprofileError as error:
                 raise UsageError(f"argument {index} of {syscall}: {error.what}", hint=error.hint) from error
-        return self.decide_call(arch, nr, values)
+        return arch, nr, values
 
     def decide_call(self, arch: str, nr: int, args: Sequence[int]) -> Decision:
         """Answer one call as the kernel presents it to a filter.
