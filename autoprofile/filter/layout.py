@@ -1,0 +1,155 @@
+"""Lowered calls → one decision graph for all arches: arch first, then the number, then arguments.
+
+Calls that are always allowed are reached by tests of arch and nr alone, so that Linux ≥ 5.11 answers them
+from its bitmap; the tree over the numbers is built for the calls the kernel cannot answer that way.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autoprofile.abi.arch import ARCHES, X32_SYSCALL_BIT
+from autoprofile.filter import opcodes as op
+from autoprofile.filter.argdag import ArgumentCompiler, Weighted
+from autoprofile.filter.graph import Graph
+from autoprofile.filter.lower import Call, Decision
+from autoprofile.filter.tree import Item, search_tree
+from autoprofile.profile import Action
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping, Sequence
+
+    from autoprofile.filter.graph import NodeId
+
+__all__ = ["Layout", "lay_out"]
+
+_U32 = 0xFFFFFFFF
+_MINUS_ONE = _U32  # seccomp_data.nr of a call whose number a tracer set to -1 to skip it
+_X32_GATE = "x32 gate"
+
+
+class Layout:
+    """The decision graph of a filter.
+
+    Attributes:
+        graph: all nodes.
+        root: where every call starts.
+        calls: the node that decides each call, by (arch, nr).
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.root: NodeId = 0
+        self.calls: dict[tuple[str, int], NodeId] = {}
+
+
+def lay_out(
+    arches: Mapping[str, Mapping[int, Call]], default: int, bad_arch: int, *, bitmap: bool = True
+) -> Layout:
+    """Build the graph.
+
+    Args:
+        arches: by arch name, the calls that are not always answered with `default`.
+        default: the answer for other calls of these arches.
+        bad_arch: the answer for calls of any other arch.
+        bitmap: whether the kernel answers constant allows from its bitmap (Linux ≥ 5.11); without, every call
+            counts in the expected number of instructions.
+    """
+    layout = Layout(Graph())
+    builder = _Builder(layout, arches, default, bad_arch, bitmap=bitmap)
+    by_token: dict[int, list[str]] = {}
+    for name in arches:
+        by_token.setdefault(ARCHES[name].audit_arch, []).append(name)
+    order = sorted(by_token, key=lambda token: -sum(builder.arch_weight(n) for n in by_token[token]))
+    graph = layout.graph
+    root = graph.ret(bad_arch)
+    for token in reversed(order):  # the arch seen most is tested first; in doubt the profile's order
+        root = graph.test(op.JEQ_K, token, graph.load(op.NR_OFFSET, builder.token(by_token[token])), root)
+    layout.root = graph.load(op.ARCH_OFFSET, root)
+    return layout
+
+
+class _Builder:
+    def __init__(
+        self,
+        layout: Layout,
+        arches: Mapping[str, Mapping[int, Call]],
+        default: int,
+        bad_arch: int,
+        *,
+        bitmap: bool,
+    ) -> None:
+        self._layout = layout
+        self._graph = layout.graph
+        self._arches = arches
+        self._default = default
+        self._bad_arch = bad_arch
+        self._bitmap = bitmap
+        self._arguments = ArgumentCompiler(layout.graph)
+
+    def weight(self, arch: str, call: Call) -> float:
+        # How often the filter runs for this call. The bitmap knows no x32 numbers.
+        constant_allow = not call.decision.cases and call.decision.final == Action.ALLOW.ret
+        return 0.0 if constant_allow and self._bitmap and arch != "x32" else call.weight
+
+    def arch_weight(self, arch: str) -> float:
+        return sum(self.weight(arch, call) for call in self._arches[arch].values())
+
+    def token(self, names: Sequence[str]) -> NodeId:
+        """Make the node that decides by number for the arches of one audit token; A holds nr."""
+        first = next((n for n in names if not ARCHES[n].nr_bit), None)
+        if first is not None and first != "x86_64":
+            return self._line(first, {}, self._default)
+        # x86_64 and x32 share a token; bit 30 of the number tells them apart (in_x32_syscall() in the
+        # kernel), but -1, which has every bit, is what a tracer leaves behind to skip a call: no x32 call,
+        # and an unknown number of x86_64. The kernel answers it with ENOSYS whatever the filter allows.
+        below = self._default if first else self._bad_arch
+        beyond = self._default if "x32" in names else self._bad_arch
+        x32 = self._line("x32", {_MINUS_ONE: Decision((), below)}, beyond)
+        gate = self._graph.test(op.JSET_K, X32_SYSCALL_BIT, x32, self._graph.ret(below))
+        return self._line("x86_64", {}, below, gate, self.arch_weight("x32") if "x32" in names else 0.0)
+
+    def _line(
+        self,
+        arch: str,
+        extra: Mapping[int, Decision],
+        otherwise: int,
+        gate: NodeId | None = None,
+        gate_weight: float = 0.0,
+    ) -> NodeId:
+        # The tree over all numbers; `gate` decides the numbers above the last call.
+        calls = self._arches.get(arch, {})
+        points: dict[int, tuple[Hashable, float]] = {nr: (d, 0.0) for nr, d in extra.items()}
+        weighted: dict[Decision, Weighted] = {}
+        unseen = self.arch_weight(arch) == 0 if calls else False
+        for nr, call in calls.items():
+            weight = self.weight(arch, call)
+            if unseen and call.decision.cases:
+                weight = 1.0  # nothing was measured: calls whose arguments are checked weigh alike
+            points[nr] = (call.decision, weight)
+            weighted.setdefault(call.decision, Weighted(call.decision, call.weights, call.final_weight))
+        items: list[Item] = []
+        rest = Decision((), otherwise)
+        low = 0
+        for nr, (outcome, weight) in sorted(points.items()):
+            if nr > low:
+                items.append(Item(low, nr - 1, rest, 0.0))
+            items.append(Item(nr, nr, outcome, weight))
+            low = nr + 1
+        if low <= _U32:
+            items.append(Item(low, _U32, rest if gate is None else _X32_GATE, gate_weight))
+
+        def leaf(outcome: object) -> NodeId:
+            if outcome == _X32_GATE:
+                assert gate is not None
+                return gate
+            assert isinstance(outcome, Decision)
+            return self._arguments.build(weighted.get(outcome) or Weighted(outcome, (), 0.0))
+
+        node = self._arguments.plant(search_tree(items), leaf)
+        for nr, call in calls.items():
+            root = leaf(call.decision)
+            self._layout.calls[arch, nr] = root
+            if call.decision.cases:
+                self._graph.note(root, f"{arch} {call.name}" if len(self._arches) > 1 else call.name)
+        return node

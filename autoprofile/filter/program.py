@@ -1,0 +1,124 @@
+"""A filter as the kernel takes it: a checked sequence of classic-BPF instructions, and its bytes.
+
+Comes from the compiler, from raw bytes or from instructions; never changes; never touches the kernel.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, overload
+
+from autoprofile.abi.arch import arch as arch_named
+from autoprofile.errors import AutoprofileError
+from autoprofile.filter import simulate
+from autoprofile.profile import Action
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+__all__ = ["Program", "SockFilter"]
+
+_SOCK_FILTER = struct.Struct("<HBBI")  # struct sock_filter; every arch we know is little-endian
+
+
+class SockFilter(NamedTuple):
+    """One instruction: ``struct sock_filter`` of ``linux/filter.h``."""
+
+    code: int
+    jt: int
+    jf: int
+    k: int
+
+
+class Program(Sequence[SockFilter]):
+    """A valid seccomp filter; ``bytes(program)`` is the array of ``struct sock_filter`` the kernel takes.
+
+    Args:
+        instructions: the instructions, checked as the kernel checks them.
+        notes: comments by instruction index, shown by `disassemble`.
+
+    Raises:
+        FilterInvalid: the kernel would refuse these instructions.
+    """
+
+    __slots__ = ("_instructions", "notes")
+
+    def __init__(self, instructions: Iterable[SockFilter], notes: Mapping[int, str] | None = None) -> None:
+        self._instructions = tuple(SockFilter(*i) for i in instructions)
+        self.notes: Mapping[int, str] = dict(notes or {})
+        simulate.check(self._instructions)
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Program:
+        """Read an array of ``struct sock_filter`` in little-endian order.
+
+        Raises:
+            AutoprofileError: the length is not a multiple of 8, or the kernel would refuse the instructions.
+        """
+        if not raw or len(raw) % _SOCK_FILTER.size:
+            raise AutoprofileError(
+                f"{len(raw)} bytes are no filter: struct sock_filter has {_SOCK_FILTER.size} bytes",
+                hint="expected the raw instructions, without struct sock_fprog around them",
+            )
+        return cls(SockFilter(*fields) for fields in _SOCK_FILTER.iter_unpack(raw))
+
+    @overload
+    def __getitem__(self, index: int) -> SockFilter: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[SockFilter, ...]: ...
+    def __getitem__(self, index: int | slice) -> SockFilter | tuple[SockFilter, ...]:
+        return self._instructions[index]
+
+    def __len__(self) -> int:
+        return len(self._instructions)
+
+    def __iter__(self) -> Iterator[SockFilter]:
+        return iter(self._instructions)
+
+    def __bytes__(self) -> bytes:
+        return b"".join(_SOCK_FILTER.pack(*i) for i in self._instructions)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Program) and self._instructions == other._instructions
+
+    def __hash__(self) -> int:
+        return hash(self._instructions)
+
+    def __repr__(self) -> str:
+        return f"<Program of {len(self)} instructions>"
+
+    def simulate(self, arch: str | int, nr: int, args: Sequence[int] = ()) -> Action:
+        """Answer one call as the kernel would.
+
+        Args:
+            arch: an arch name, or an ``AUDIT_ARCH_*`` token.
+            nr: the number in ``seccomp_data.nr``: for x32 it includes the x32 bit.
+            args: up to six raw 64-bit arguments; missing ones are 0.
+        """
+        return Action.from_ret(self.simulate_ret(arch, nr, args))
+
+    def simulate_ret(self, arch: str | int, nr: int, args: Sequence[int] = ()) -> int:
+        """Give the raw 32-bit return value for one call (see `simulate`)."""
+        token = arch_named(arch).audit_arch if isinstance(arch, str) else arch
+        return simulate.run_words(self._instructions, simulate.words_of_call(token, nr, args))
+
+    def simulate_data(self, data: bytes, visited: set[int] | None = None) -> int:
+        """Give the raw 32-bit return value for one packed ``struct seccomp_data`` (64 bytes).
+
+        Args:
+            data: the structure, little-endian.
+            visited: collects the indexes of the executed instructions, when given.
+        """
+        return simulate.run(self._instructions, data, visited)
+
+    def is_constant_allow(self, arch: str | int, nr: int) -> bool:
+        """Say whether Linux ≥ 5.11 answers this call from its bitmap, without running the filter."""
+        token = arch_named(arch).audit_arch if isinstance(arch, str) else arch
+        return simulate.is_constant_allow(self._instructions, token, nr)
+
+    def disassemble(self) -> str:
+        """Render the instructions as text, one a line, with names where they are known."""
+        from autoprofile.filter.disassemble import disassemble
+
+        return disassemble(self)

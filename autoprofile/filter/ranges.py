@@ -1,0 +1,56 @@
+"""Sets of unsigned numbers as sorted, disjoint, closed ranges: the arithmetic below the argument constraints.
+
+A set is a tuple of (low, high) pairs with gaps between them, so equal sets are equal tuples.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["FULL32", "FULL64", "Ranges", "contains", "intersect", "normal", "size"]
+
+Ranges: TypeAlias = tuple[tuple[int, int], ...]
+
+FULL32: Ranges = ((0, (1 << 32) - 1),)
+FULL64: Ranges = ((0, (1 << 64) - 1),)
+
+
+def normal(pairs: Iterable[tuple[int, int]]) -> Ranges:
+    """Make a set of any pairs: sorted, empty ones dropped, touching ones joined."""
+    result: list[tuple[int, int]] = []
+    for low, high in sorted(pairs):
+        if low > high:
+            continue
+        if result and low <= result[-1][1] + 1:
+            result[-1] = (result[-1][0], max(high, result[-1][1]))
+        else:
+            result.append((low, high))
+    return tuple(result)
+
+
+def intersect(a: Ranges, b: Ranges) -> Ranges:
+    """Give the numbers in both sets."""
+    result = []
+    i = j = 0
+    while i < len(a) and j < len(b):
+        low, high = max(a[i][0], b[j][0]), min(a[i][1], b[j][1])
+        if low <= high:
+            result.append((low, high))
+        if a[i][1] < b[j][1]:
+            i += 1
+        else:
+            j += 1
+    return tuple(result)
+
+
+def contains(a: Ranges, number: int) -> bool:
+    """Say whether a number is in the set."""
+    return any(low <= number <= high for low, high in a)
+
+
+def size(a: Ranges) -> int:
+    """Count the numbers in the set."""
+    return sum(high - low + 1 for low, high in a)
