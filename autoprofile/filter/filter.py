@@ -5,9 +5,12 @@ Both are pure but for `Filter.load`, which installs the program in this process 
 
 from __future__ import annotations
 
+import os
+import struct
 from typing import TYPE_CHECKING
 
-from autoprofile.errors import AutoprofileError
+from autoprofile.abi.arch import ARCHES, arch_from_machine, compat_arches
+from autoprofile.errors import AutoprofileError, UsageError
 from autoprofile.filter import opcodes as op
 from autoprofile.filter.assemble import assemble
 from autoprofile.filter.layout import lay_out
@@ -140,3 +143,36 @@ class Filter:
     def compile(self, *, bitmap: bool = True) -> Program:
         """Compile the rules (see `compile_profile`)."""
         return compile_profile(self.profile, bitmap=bitmap)
+
+    def load(self) -> None:
+        """Install the compiled filter in this process: every thread, for ever, inherited by children.
+
+        Without CAP_SYS_ADMIN the kernel demands no_new_privs, so it is set first: from then on execve(2) in
+        this process and its children gains no privileges (set-user-ID bits and file capabilities are
+        ignored). With CAP_SYS_ADMIN it is left alone. Calls answered with NOTIFY fail with ENOSYS: nobody
+        listens.
+
+        Raises:
+            UsageError: the filter's arches lack the one this process runs on, so its next call would be
+            killed. AutoprofileError: the kernel refused the filter, or it is too large.
+        """
+        from autoprofile.kernel import has_cap_sys_admin, seccomp, set_no_new_privs
+
+        native = _native_arch()
+        if native not in self.arch:
+            raise UsageError(
+                f"the filter knows {', '.join(self.arch)}, this process runs on {native}",
+                hint=f"say Filter(arch=[{native!r}])",
+            )
+        program = self.compile()
+        if not has_cap_sys_admin():
+            set_no_new_privs()
+        seccomp.seccomp_set_mode_filter(bytes(program), flags=seccomp.FLAG_TSYNC)
+
+
+def _native_arch() -> str:
+    # The arch of this process's own calls; a 32-bit Python on a 64-bit kernel uses the compat arch.
+    arch = arch_from_machine(os.uname().machine)
+    if struct.calcsize("P") == 4 and ARCHES[arch].bits == 64:
+        return compat_arches(arch)[0]
+    return arch

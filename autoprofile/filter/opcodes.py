@@ -6,7 +6,6 @@ Values are those of ``linux/bpf_common.h``, ``linux/filter.h`` and ``linux/secco
 from __future__ import annotations
 
 __all__ = [
-    "ADD",
     "ALU_OPERATIONS",
     "AND_K",
     "ARCH_OFFSET",
@@ -56,7 +55,6 @@ JEQ_K, JGT_K, JGE_K, JSET_K = 0x15, 0x25, 0x35, 0x45
 JEQ_X, JGT_X, JGE_X, JSET_X = 0x1D, 0x2D, 0x3D, 0x4D
 RET_K, RET_A = 0x06, 0x16
 TAX, TXA = 0x07, 0x87
-ADD = 0x04
 DIV_K, DIV_X = 0x34, 0x3C
 AND_K = 0x54
 LSH_K, RSH_K = 0x64, 0x74

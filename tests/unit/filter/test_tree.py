@@ -1,0 +1,74 @@
+"""Search trees decide as their ranges say, at close to the fewest tests."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoprofile.filter.tree import Branch, Item, Tree, find, merged, search_tree
+
+U32 = 0xFFFFFFFF
+
+
+@st.composite
+def item_lists(draw: st.DrawFn, most: int = 40) -> list[Item]:
+    """Draw ranges that cover all numbers, often single ones, with few outcomes and skewed weights."""
+    edges = sorted(draw(st.sets(st.integers(1, 60) | st.integers(1, U32), max_size=most - 1)))
+    lows = [0, *edges]
+    return [
+        Item(low, high, draw(st.sampled_from("ABCD")), draw(st.sampled_from([0.0, 0.0, 1.0, 2.0, 20.0])))
+        for low, high in zip(lows, [e - 1 for e in edges] + [U32], strict=True)
+    ]
+
+
+def average(tree: Tree, items: list[Item]) -> float:
+    """Give the expected number of tests."""
+    return sum(i.weight * find(tree, i.low)[1] for i in items) / (sum(i.weight for i in items) or 1)
+
+
+@given(item_lists())
+def test_the_tree_gives_each_number_its_outcome(items: list[Item]) -> None:
+    """Following the tree leads every number to the outcome of its range."""
+    tree = search_tree(items)
+    for item in items:
+        for number in {item.low, (item.low + item.high) // 2, item.high}:
+            assert find(tree, number)[0] == item.outcome
+
+
+def least(items: tuple[Item, ...]) -> float:
+    """Give the least expected weight of tests, trying every test in every state."""
+
+    @cache
+    def solve(left: tuple[Item, ...]) -> float:
+        if len(left) == 1:
+            return 0.0
+        options = [solve(left[:i]) + solve(left[i:]) for i in range(1, len(left))]
+        for i, item in enumerate(left):
+            if item.low == item.high:
+                options.append(solve(merged([*left[:i], *left[i + 1 :]])))
+        return sum(i.weight for i in left) + min(options)
+
+    return solve(merged(list(items)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(item_lists(most=9))
+def test_small_trees_are_close_to_optimal(items: list[Item]) -> None:
+    """Up to nine ranges the expected number of tests is at most 12 % above the least possible."""
+    total = sum(i.weight for i in items) or 1
+    assert average(search_tree(items), items) <= 1.12 * least(tuple(items)) / total + 0.01
+
+
+def test_equal_neighbours_need_no_test() -> None:
+    """Ranges with one outcome are one range."""
+    items = [Item(0, 4, "A", 1), Item(5, 5, "A", 1), Item(6, U32, "A", 1)]
+    assert not isinstance(search_tree(items), Branch)
+
+
+def test_a_heavy_number_is_tested_first() -> None:
+    """A number that carries most of the weight costs one test."""
+    items = [Item(n, n, n % 7, 1.0) for n in range(100)] + [Item(100, U32, "rest", 0.0)]
+    items[37] = Item(37, 37, "hot", 1000.0)
+    assert find(search_tree(items), 37) == ("hot", 1)
