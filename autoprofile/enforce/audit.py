@@ -1,0 +1,213 @@
+"""The durable writer of audit logs: one append per record, losses counted, never in the way of enforcement.
+
+Each record is one write(2) to a file opened O_APPEND, so it survives ``kill -9`` of this process whole, and
+several runs may share a log. Power loss: the file is synced at the end, or after each record if asked. A full
+disk or a broken pipe costs records, never a denial: they are counted, reported once, and written down as soon
+as writing works again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import stat
+import time
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from autoprofile.auditlog import AUDIT_SCHEMA_VERSION, AuditRecord
+from autoprofile.errors import AutoprofileError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = ["AuditWriter", "Sync", "utc_text"]
+
+#: When data is forced to the disk: at the end of the run, after every record, or when the kernel likes.
+Sync = Literal["end", "record", "never"]
+
+_REASONS = {
+    errno.ENOSPC: "disk_full",
+    errno.EDQUOT: "disk_full",
+    errno.EFBIG: "disk_full",
+    errno.EAGAIN: "pipe_full",
+}
+
+
+def utc_text(time_ns: int) -> str:
+    """Return nanoseconds since the epoch as ISO 8601 in UTC with microseconds."""
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest // 1000:06d}Z"
+
+
+def _line(entry: Mapping[str, Any]) -> bytes:
+    # ASCII: names that are not UTF-8 survive as escapes, and no reader has to guess.
+    return json.dumps(entry, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+class AuditWriter:
+    """Write the records of one supervised run; use `close` in any case, or as a context manager.
+
+    Args:
+        path: a regular file (created with mode 0600, appended to) or a FIFO with a reader.
+        argv: the command, for the ``start`` record.
+        profile: the profile file it runs under.
+        mode: "enforce" or "complain".
+        pid: its first process, 0 when not known yet.
+        sync: when to force data to the disk.
+        on_trouble: called once, with one sentence, when records start to get lost.
+
+    Raises:
+        AutoprofileError: the path cannot be opened, or is neither a regular file nor a FIFO.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        argv: Sequence[str] = (),
+        profile: str | None = None,
+        mode: Literal["enforce", "complain"] = "enforce",
+        pid: int = 0,
+        sync: Sync = "end",
+        on_trouble: Callable[[str], None] | None = None,
+    ) -> None:
+        self.path = os.fspath(path)
+        self.session = os.urandom(8).hex()
+        self.lost = 0
+        self._sync = sync
+        self._on_trouble = on_trouble
+        self._unreported: dict[str, int] = {}
+        self._is_torn = False
+        self._has_told = False
+        self._fd = _open(self.path)
+        if _ends_torn(self._fd):
+            self._is_torn = True
+            self._unreported["broken_line"] = 1
+        self._append(
+            {**self._head("start"), "argv": list(argv), "profile": profile, "mode": mode, "pid": pid}
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._fd >= 0:  # closed without totals: a reader sees a run that did not end properly
+            os.close(self._fd)
+            self._fd = -1
+
+    def call(self, record: AuditRecord) -> None:
+        """Write a distinct call at first sight."""
+        self._append(record.to_dict())
+
+    def summary(self, record: AuditRecord) -> None:
+        """Write the totals so far of a distinct call already written."""
+        totals = {"id": record.id, "count": record.count, "processes": record.processes, "last": record.last}
+        self._append({**self._head("summary"), **totals})
+
+    def lose(self, reason: str, count: int = 1) -> None:
+        """Count records that will never be written; a ``lost`` record says so with the next one."""
+        self.lost += count
+        self._unreported[reason] = self._unreported.get(reason, 0) + count
+
+    def close(self, *, denials: int, distinct: int) -> None:
+        """Write what is still owed and the ``end`` record, sync, and close; later calls do nothing."""
+        if self._fd < 0:
+            return
+        self._append({**self._head("end"), "denials": denials, "distinct": distinct, "lost": self.lost})
+        if self._sync != "never":
+            with contextlib.suppress(OSError):  # a FIFO cannot be synced, a full disk was reported already
+                os.fsync(self._fd)
+        os.close(self._fd)
+        self._fd = -1
+
+    def _head(self, event: str) -> dict[str, Any]:
+        return {
+            "schema_version": AUDIT_SCHEMA_VERSION,
+            "event": event,
+            "session": self.session,
+            "time": utc_text(time.time_ns()),
+        }
+
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        if self._fd < 0:
+            return
+        # The torn line of an earlier failure is ended first, and owned up to in the very next line.
+        owed = sorted(self._unreported, key=lambda reason: (reason != "broken_line", reason))
+        lines = [
+            _line({**self._head("lost"), "reason": reason, "count": self._unreported[reason]})
+            for reason in owed
+        ]
+        lines.append(_line(entry))
+        if self._is_torn:
+            lines[0] = b"\n" + lines[0]
+        data = b"".join(lines)
+        try:
+            written = os.write(self._fd, data)
+        except OSError as error:
+            self._fail(_REASONS.get(error.errno or 0, "write_error"), error.strerror or "write failed")
+            return
+        if written == len(data):
+            self._is_torn = False
+            self._unreported.clear()
+            if self._sync == "record":
+                with contextlib.suppress(OSError):
+                    os.fdatasync(self._fd)
+            return
+        # A short write: a disk that just became full, or a FIFO with little room left. The lines that went
+        # out whole are settled; this record is lost, as a torn line if the cut went through one.
+        end = 0
+        for reason, line in zip(owed, lines, strict=False):
+            end += len(line)
+            if end <= written:
+                del self._unreported[reason]
+        if written:
+            self._is_torn = not data[:written].endswith(b"\n")
+        self._fail("broken_line" if self._is_torn else "disk_full", os.strerror(errno.ENOSPC))
+
+    def _fail(self, reason: str, cause: str) -> None:
+        self.lose(reason)
+        if self._has_told or self._on_trouble is None:
+            return
+        self._has_told = True
+        self._on_trouble(
+            f"cannot write the audit log {self.path}: {cause}; "
+            "calls are still answered as before, and the records that are lost are counted"
+        )
+
+
+def _open(path: str) -> int:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+    try:
+        # Nonblocking: a FIFO without a reader, or with a slow one, must not hold the supervised program.
+        fd = os.open(path, flags | os.O_NONBLOCK, 0o600)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            what, hint = "nobody reads this pipe", "start its reader first"
+        else:
+            what, hint = f"cannot open the audit log: {error.strerror}", None
+        raise AutoprofileError(what, where=path, hint=hint) from error
+    mode = os.fstat(fd).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+        os.close(fd)
+        raise AutoprofileError(
+            "an audit log must be a regular file or a pipe",
+            where=path,
+            hint="name a file that may be created",
+        )
+    return fd
+
+
+def _ends_torn(fd: int) -> bool:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
+        return False
+    try:
+        reader = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False  # may be appended to but not read; then a torn end cannot be seen
+    try:
+        return os.pread(reader, 1, status.st_size - 1) not in (b"\n", b"")
+    finally:
+        os.close(reader)
