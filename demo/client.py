@@ -1,8 +1,8 @@
 """The real client of the demo's service: ordinary requests that must succeed, or the abuses.
 
-    python client.py PORT            ordinary use; exit 1 when an answer is not the expected one
-    python client.py PORT --abuse    try every abuse and say what the service answered
-    python client.py PORT --quit     ask the service to stop
+python client.py PORT            ordinary use; exit 1 when an answer is not the expected one
+python client.py PORT --abuse    try every abuse and say what the service answered
+python client.py PORT --quit     ask the service to stop
 """
 
 from __future__ import annotations

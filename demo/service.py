@@ -14,9 +14,12 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FILES = Path(__file__).parent / "files"
 LIFETIME_S = 120  # a forgotten service ends itself

@@ -19,7 +19,7 @@ from autoprofile.cli import exit as exits
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rich.console import Console
+    from autoprofile.report.text import Style
 
 __all__ = ["JSON_SCHEMA_VERSION", "Output", "ProgressLine", "json_document"]
 
@@ -65,6 +65,12 @@ class Output:
         """Write a result to stdout as it is."""
         sys.stdout.write(text)
 
+    def binary(self, data: bytes) -> None:
+        """Write bytes to stdout."""
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
     def json(self, kind: str, content: Mapping[str, Any]) -> None:
         """Write the one JSON document of a reporting verb to stdout."""
         self.data(json_document(kind, content))
@@ -96,25 +102,14 @@ class Output:
         self._open_line = ProgressLine(sys.stderr, shown=self.verbosity >= 0 and sys.stderr.isatty())
         return self._open_line
 
-    def console(self) -> Console:
-        """Return the rich console of stdout, at most 80 columns wide."""
-        from rich.console import Console
+    def style(self) -> Style:
+        """Return how text for stdout may look: never wider than 80 columns, 80 on a pipe."""
+        from autoprofile.report.text import Style
 
-        coloured = self.colours(sys.stdout)
-        return Console(
-            file=sys.stdout,
-            width=min(TEXT_WIDTH, shutil.get_terminal_size((TEXT_WIDTH, 24)).columns)
-            if sys.stdout.isatty()
-            else TEXT_WIDTH,
-            force_terminal=coloured,
-            no_color=not coloured,
-            color_system="standard" if coloured else None,
-            highlight=False,
-            emoji=False,
-            markup=False,
-            soft_wrap=False,
-            legacy_windows=False,
-        )
+        width = TEXT_WIDTH
+        if sys.stdout.isatty():
+            width = min(TEXT_WIDTH, shutil.get_terminal_size((TEXT_WIDTH, 24)).columns)
+        return Style(width, self.colours(sys.stdout))
 
     def _say(self, label: str, what: str) -> None:
         self._write(f"{self._styled(label, label + ':')} {what}\n")

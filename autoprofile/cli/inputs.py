@@ -1,0 +1,100 @@
+"""Files named on the command line, read into the objects they hold; ``-`` is stdin.
+
+What a file is follows from its first bytes, never from its name: a trace is Parquet, an audit log is JSON
+Lines, anything else is a profile.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoprofile.errors import AutoprofileError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from autoprofile.auditlog import AuditLog
+    from autoprofile.observations import Trace
+    from autoprofile.profile import Profile
+
+__all__ = ["kind_of", "read_audit_log", "read_evidence", "read_profile", "read_trace"]
+
+_STDIN = Path("-")
+
+
+def kind_of(path: Path) -> str:
+    """Return ``trace``, ``audit`` or ``profile``.
+
+    Raises:
+        AutoprofileError: the file cannot be read.
+    """
+    if path == _STDIN:
+        return "profile"
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if head.startswith(b"PAR1"):
+        return "trace"
+    is_json = head.lstrip().startswith(b"{")
+    return "audit" if is_json or (not head and path.suffix == ".jsonl") else "profile"
+
+
+def read_profile(path: Path) -> Profile:
+    """Read a profile; its errors carry ``file:line``."""
+    from autoprofile.profile import Profile
+
+    if path == _STDIN:
+        return Profile.loads(sys.stdin.read(), "<stdin>")
+    kind = kind_of(path)
+    if kind != "profile":
+        names = {"trace": "a trace", "audit": "an audit log"}
+        raise AutoprofileError(
+            f"this is {names[kind]}, not a profile",
+            where=str(path),
+            hint="`autoprofile learn --from-trace` makes a profile of traces" if kind == "trace" else None,
+        )
+    return Profile.load(path)
+
+
+def read_trace(path: Path) -> Trace:
+    """Read a trace."""
+    from autoprofile.observations import Trace
+
+    return Trace.load(path)
+
+
+def read_audit_log(path: Path) -> AuditLog:
+    """Read an audit log."""
+    from autoprofile.auditlog import read_audit
+
+    return read_audit(path)
+
+
+def read_evidence(paths: Sequence[Path]) -> tuple[list[Trace], list[AuditLog]]:
+    """Read traces and audit logs, in any order.
+
+    Raises:
+        AutoprofileError: a file cannot be read, or is neither.
+    """
+    traces, audits = [], []
+    for path in paths:
+        kind = kind_of(path)
+        if kind == "trace":
+            traces.append(read_trace(path))
+        elif kind == "audit":
+            audits.append(read_audit_log(path))
+        else:
+            raise AutoprofileError(
+                "this is neither a trace nor an audit log",
+                where=str(path),
+                hint="traces come from `learn --trace T.parquet`, audit logs from `enforce --audit A.jsonl`",
+            )
+    return traces, audits
+
+
+def _unreadable(path: Path, error: OSError) -> AutoprofileError:
+    return AutoprofileError(f"cannot read: {error.strerror or error}", where=str(path))

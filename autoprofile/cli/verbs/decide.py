@@ -1,0 +1,75 @@
+"""`autoprofile decide`: what a profile and its filter answer for one call, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from autoprofile.cli import exit as exits
+from autoprofile.cli.options import json_option, output_of, profile_argument, verb
+from autoprofile.errors import AutoprofileError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["command"]
+
+
+# Numbers may be negative: -1 is an argument here, never an unknown option.
+@verb("decide", "Understand", 20, context_settings={"ignore_unknown_options": True})
+@profile_argument
+@click.argument("syscall", metavar="SYSCALL")
+@click.argument("args", nargs=-1, metavar="[ARG]...")
+@click.option("--arch", help="The arch of the call; the profile's first unless given.")
+@click.option("--exit-code", is_flag=True, help="Exit with 3 unless the call is allowed.")
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    profile: Path,
+    syscall: str,
+    args: tuple[str, ...],
+    arch: str | None,
+    exit_code: bool,
+    as_json: bool,
+) -> int:
+    """Say what a profile and the compiled filter answer for one call, and why.
+
+    SYSCALL is a name or a number, each ARG a number or symbols joined by '|'; missing ones are 0.
+
+    \b
+      autoprofile decide web.yaml socket AF_NETLINK SOCK_RAW 12
+      autoprofile decide web.yaml openat AT_FDCWD 0 'O_WRONLY|O_CREAT' 0644
+    """  # noqa: D301 - \b is click's own mark
+    from autoprofile.cli.inputs import read_profile
+    from autoprofile.filter import compile_profile
+
+    output = output_of(ctx)
+    allowed = read_profile(profile)
+    call = int(syscall, 0) if syscall[:1].isdigit() else syscall
+    encoded = allowed.encode_call(call, *args, arch=arch)
+    decision = allowed.decide_call(*encoded)
+    compiled = compile_profile(allowed).simulate(*encoded)
+    if compiled != decision.action:
+        raise AutoprofileError(
+            f"the filter answers {compiled}, the profile {decision.action}: this is a defect of autoprofile",
+            hint="do not use this profile; please report it with the profile attached",
+        )
+    if as_json:
+        output.json(
+            "decision",
+            {
+                "action": str(decision.action),
+                "arch": encoded[0],
+                "args": [f"{value:#x}" for value in encoded[2]],
+                "filter": str(compiled),
+                "nr": encoded[1],
+                "syscall": syscall,
+                "why": decision.why,
+            },
+        )
+    else:
+        output.data(f"{decision.action}: {decision.why}\n")
+        output.detail("the compiled filter answers the same")
+    return exits.FINDINGS if exit_code and decision.action.kind != "allow" else exits.DONE

@@ -1,0 +1,82 @@
+"""`autoprofile enforce`: run a command with nothing allowed but what its profile says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from autoprofile.cli import exit as exits
+from autoprofile.cli.options import ExistingFile, command_argument, output_of, profile_argument, verb
+
+if TYPE_CHECKING:
+    from autoprofile.cli.output import Output
+
+__all__ = ["command"]
+
+
+@verb("enforce", "Learn and enforce", 20, runs_command=True)
+@profile_argument
+@command_argument
+@click.option(
+    "--on-violation",
+    type=click.Choice(["kill", "errno", "log", "notify", "trap"]),
+    help="What happens to a call that no rule names; the profile's own default unless given.",
+)
+@click.option("--complain", is_flag=True, help="Refuse nothing; record what would have been refused.")
+@click.option(
+    "--audit", "audit_file", type=ExistingFile(), metavar="A.jsonl", help="Record refused calls (appended)."
+)
+@click.option("--allow-new-privs", is_flag=True, help="Let setuid programs gain their rights (root only).")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    profile: Path,
+    command: tuple[str, ...],
+    on_violation: str | None,
+    complain: bool,
+    audit_file: Path | None,
+    allow_new_privs: bool,
+) -> int:
+    """Run a command under a profile.
+
+    The filter is in place before the command's first instruction; when it cannot be, the command is not run.
+    stdout and the exit status are the command's own (159: killed by the filter, 137: by the supervisor).
+
+    \b
+    kill    end the process (SIGSYS)             trap    send it SIGSYS, which it may handle
+    errno   fail with EPERM (or ENOSYS)          log     let it pass, into the kernel's log
+    notify  fail with EPERM (or ENOSYS), recorded with arguments, program and code location
+
+    \b
+      autoprofile enforce web.yaml -- ./web
+      autoprofile enforce web.yaml --on-violation notify --audit web.jsonl -- ./web
+      autoprofile enforce web.yaml --complain --audit web.jsonl -- ./web
+    """  # noqa: D301 - \b is click's own mark
+    from autoprofile.cli.enforcement import Enforcement
+    from autoprofile.cli.inputs import read_profile
+
+    output = output_of(ctx)
+    if not command:
+        raise click.UsageError("there is no command to run: give it after --", ctx)
+    plan = Enforcement(
+        read_profile(profile),
+        where=str(profile),
+        on_violation=on_violation,
+        complain=complain,
+        audit_file=audit_file,
+    )
+    status = plan.run(command, output, privileged=allow_new_privs)
+    if status == exits.SIGSYS_DEATH:
+        _explain_death(output, profile, command, audit_file)
+    return status
+
+
+def _explain_death(output: Output, profile: Path, argv: tuple[str, ...], audit_file: Path | None) -> None:
+    audit = audit_file or "A.jsonl"
+    output.warn(
+        f"{Path(argv[0]).name} was killed by seccomp (SIGSYS): it made a call that {profile} does not allow",
+        f"to see which: autoprofile enforce {profile} --complain --audit {audit} -- {' '.join(argv)};"
+        f" then autoprofile drift {profile} {audit}",
+    )

@@ -1,0 +1,62 @@
+"""`autoprofile report`: one HTML page to look at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from autoprofile.cli.options import ExistingFile, force_option, output_of, verb
+from autoprofile.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["command"]
+
+
+@verb("report", "Understand", 50)
+@click.argument("file", type=ExistingFile(), metavar="INPUT")
+@click.argument("evidence", type=ExistingFile(), nargs=-1, metavar="[EVIDENCE]...")
+@click.option(
+    "-o", "--output", "target", type=ExistingFile(), required=True, metavar="R.html", help="The page."
+)
+@force_option
+@click.pass_context
+def command(ctx: click.Context, file: Path, evidence: tuple[Path, ...], target: Path, force: bool) -> None:
+    """Write a page about a profile, a trace, or the drift between a profile and evidence.
+
+    The page is one file without outside assets; it can be mailed or kept.
+
+    \b
+      autoprofile report web.yaml -o web.html
+      autoprofile report web.parquet -o run.html
+      autoprofile report web.yaml monday.parquet web.jsonl -o drift.html
+    """  # noqa: D301 - \b is click's own mark
+    from autoprofile.atomic import write_atomic
+    from autoprofile.cli.inputs import kind_of, read_evidence, read_profile, read_trace
+    from autoprofile.report import html
+
+    output = output_of(ctx)
+    kind = kind_of(file)
+    sources = ", ".join(str(path) for path in (file, *evidence))
+    if kind == "profile":
+        profile = read_profile(file)
+        if evidence:
+            from autoprofile.drift import compare
+
+            page = html.drift_page(compare(profile, *read_evidence(evidence)), profile, source=sources)
+        else:
+            from autoprofile.lint import lint
+
+            page = html.profile_page(profile, source=sources, findings=lint(profile))
+    elif evidence:
+        raise UsageError(f"{file} is no profile", hint="evidence is compared with a profile: name that first")
+    elif kind == "trace":
+        page = html.trace_page(read_trace(file), source=sources)
+    else:
+        raise UsageError(
+            f"{file} is an audit log", hint="compare it with its profile: autoprofile report P.yaml A.jsonl"
+        )
+    write_atomic(target, page, overwrite=force)
+    output.note(f"wrote {target}")

@@ -1,0 +1,292 @@
+"""Profiles, traces, differences, drift and findings as text for people.
+
+Each function takes one object of the lower floors and a `Style`, and returns the text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from autoprofile.report.facts import (
+    call_rows,
+    counted,
+    profile_facts,
+    program_rows,
+    rule_rows,
+    trace_facts,
+)
+from autoprofile.report.text import SEVERITY_STYLES, Style, TextPage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from autoprofile.auditlog import AuditLog, AuditRecord
+    from autoprofile.drift import DriftRecord, DriftReport
+    from autoprofile.lint import Finding
+    from autoprofile.observations import Trace
+    from autoprofile.profile import Profile
+    from autoprofile.profile.diff import Change
+
+__all__ = [
+    "audit_document",
+    "audit_text",
+    "diff_text",
+    "drift_summary",
+    "drift_text",
+    "lint_text",
+    "profile_document",
+    "profile_text",
+    "trace_document",
+    "trace_text",
+    "witness_text",
+]
+
+_INDENT = 8  # under a severity word
+
+
+def profile_text(profile: Profile, style: Style, *, title: str = "") -> str:
+    """Return a profile: where it comes from, what it allows with which arguments, what it denies."""
+    page = TextPage(style)
+    if title:
+        page.line(title, "bold")
+    page.facts(profile_facts(profile))
+    rows = rule_rows(profile)
+    allowed = [r for r in rows if r.action == "allow"]
+    other = [r for r in rows if r.action != "allow"]
+    with_arguments = {r.syscall for r in allowed if r.arguments != "any"}
+    names = {r.syscall for r in allowed}
+    page.heading(
+        f"allowed: {counted(len(names), 'syscall')}, {len(with_arguments)} of them only with known arguments"
+    )
+    has_arch = any(r.arch for r in rows)
+    page.table(
+        [
+            (
+                f"{r.syscall} [{r.arch}]" if has_arch and r.arch else r.syscall,
+                r.arguments,
+                r.reason or ("" if r.count is None else f"{r.count:,}".replace(",", " ")),
+            )
+            for r in allowed
+        ],
+        header=("syscall", "arguments", "calls seen"),
+        styles=("", "", "dim"),
+    )
+    if other:
+        page.heading("answered otherwise")
+        page.table(
+            [(r.syscall, r.arguments, r.action) for r in other], header=("syscall", "arguments", "action")
+        )
+    risky = {r.syscall: r for r in allowed if r.risk in {"high", "medium"}}
+    if risky:
+        page.heading("worth a second look")
+        page.table(
+            sorted(
+                ((r.risk, r.syscall, r.risk_reason) for r in risky.values()),
+                key=lambda row: (row[0] != "high", row[1]),
+            )
+        )
+    return page.render()
+
+
+def trace_text(trace: Trace, style: Style, *, title: str = "", limit: int = 40) -> str:
+    """Return a trace: where it comes from, by which programs, which calls, the most frequent first.
+
+    Args:
+        trace: what to show.
+        style: the width and whether to colour.
+        title: the first line.
+        limit: how many distinct calls to list; 0 for all.
+    """
+    page = TextPage(style)
+    if title:
+        page.line(title, "bold")
+    page.facts(trace_facts(trace))
+    programs = program_rows(trace)
+    if len(programs) > 1:
+        page.heading("programs")
+        page.table(
+            [(path, str(distinct), f"{n:,}".replace(",", " ")) for path, distinct, n in programs],
+            header=("program", "syscalls", "calls"),
+            right=(1, 2),
+        )
+    rows = call_rows(trace)
+    shown = rows if limit == 0 else rows[:limit]
+    page.heading("calls")
+    page.table(
+        [
+            (
+                f"{r.count:,}".replace(",", " "),
+                r.call if r.arch == rows[0].arch else f"{r.call} [{r.arch}]",
+                f"{r.first_s:.3f} s",
+                "" if not r.failed else f"{r.failed} failed",
+            )
+            for r in shown
+        ],
+        header=("count", "call", "first", ""),
+        right=(0, 2),
+        styles=("", "", "dim", "dim"),
+    )
+    if len(shown) < len(rows):
+        page.line(f"and {len(rows) - len(shown)} more (--all)", "dim", indent=2)
+    return page.render()
+
+
+def drift_text(report: DriftReport, style: Style) -> str:
+    """Return a drift report: a line that sums it up, then each difference, the most important first."""
+    page = TextPage(style)
+    page.line(drift_summary(report), "bold" if len(report) else "green")
+    for record in report:
+        if record.kind != "unused_rule":
+            page.line()
+            _drift_record(page, record)
+    unused = [r for r in report if r.kind == "unused_rule"]
+    if unused:
+        page.heading(f"{counted(len(unused), 'rule')} not used (allowed, but never seen in these traces)")
+        page.table(
+            [(r.call, f"learned from {r.count}" if r.count else "") for r in unused], styles=("", "dim")
+        )
+    return page.render()
+
+
+def drift_summary(report: DriftReport) -> str:
+    """Return one line that says how much differs and how much was compared."""
+    compared = f"{counted(report.calls, 'call')} compared"
+    if report.undecided:
+        compared += f", {report.undecided} undecided"
+    if not len(report):
+        return f"no drift: {compared}, all allowed"
+    kinds = ", ".join(f"{n} {kind}" for kind, n in report.counts.items() if n)
+    return f"{counted(len(report), 'difference')}: {kinds} ({compared})"
+
+
+def _drift_record(page: TextPage, record: DriftRecord) -> None:
+    style = SEVERITY_STYLES.get(record.severity, "")
+    page.table([(record.severity.upper(), record.kind, record.call)], indent=0, styles=(style, "", "bold"))
+    facts = []
+    if record.program:
+        others = f" and {len(record.programs) - 1} more" if len(record.programs) > 1 else ""
+        facts.append(("program", record.program + others))
+    where = witness_text(record.witness)
+    if where:
+        facts.append(("seen", f"{counted(record.count, 'time')}; {where}"))
+    facts.append(("why", record.why))
+    if record.arch and record.arch != "x86_64":
+        facts.append(("arch", record.arch))
+    page.facts(facts, indent=_INDENT)
+    if record.edit:
+        page.line("to accept it, add:", "dim", indent=_INDENT)
+        page.code(record.edit, indent=_INDENT + 2)
+
+
+def witness_text(witness: Mapping[str, object]) -> str:
+    """Return where a difference was seen, in a few words: called from which library, by which process."""
+    parts = []
+    if witness.get("location"):
+        parts.append(f"called from {witness['location']}")
+    if witness.get("pid"):
+        parts.append(f"process {witness['pid']}" + (f" ({witness['comm']})" if witness.get("comm") else ""))
+    if witness.get("action"):
+        parts.append(f"answered {witness['action']}")
+    if witness.get("source") == "trace" and witness.get("first_s") is not None:
+        parts.append(f"first {witness['first_s']} s into run {witness.get('run', 0)}")
+        if witness.get("last_return"):
+            parts.append(f"returned {witness['last_return']}")
+    return ", ".join(parts)
+
+
+def audit_text(log: AuditLog, style: Style, *, title: str = "") -> str:
+    """Return an audit log: its runs, then each distinct refused call, the most frequent first."""
+    from autoprofile.auditlog import aggregate
+
+    page = TextPage(style)
+    if title:
+        page.line(title, "bold")
+    page.facts(
+        [
+            (
+                s.mode,
+                f"{' '.join(s.argv) or 'unknown command'}; {s.started}" + ("" if s.ended else ", not ended"),
+            )
+            for s in log.sessions
+        ]
+    )
+    if log.losses:
+        page.facts([("lost", ", ".join(f"{reason} {n}" for reason, n in sorted(log.losses.items())))])
+    records = aggregate(log.records)
+    page.heading(f"{counted(len(records), 'distinct call')} not allowed")
+    for record in records:
+        page.line()
+        page.table(
+            [(f"{record.count}x", _audit_call(record), record.action)],
+            indent=0,
+            styles=("dim", "bold", "yellow"),
+        )
+        facts = [("program", record.program)]
+        if record.location:
+            facts.append(("from", record.location + (f" ({record.symbol})" if record.symbol else "")))
+        page.facts(facts, indent=4)
+    return page.render()
+
+
+def _audit_call(record: AuditRecord) -> str:
+    name = record.syscall or f"syscall {record.nr}"
+    arch = "" if record.arch == "x86_64" else f" [{record.arch}]"
+    return f"{name}({', '.join(f'{k}={v}' for k, v in record.decoded.items())}){arch}"
+
+
+def diff_text(changes: Sequence[Change], style: Style) -> str:
+    """Return the changes between two profiles, what widens first."""
+    page = TextPage(style)
+    if not changes:
+        page.line("the profiles accept the same calls", "green")
+    order = {"widened": 0, "changed": 1, "narrowed": 2}
+    signs = {"widened": "+", "changed": "~", "narrowed": "-"}
+    colours = {"widened": "yellow", "changed": "cyan", "narrowed": "green"}
+    for kind in sorted({c.kind for c in changes}, key=lambda k: (order.get(k, 9), k)):
+        same = [c for c in changes if c.kind == kind]
+        page.heading(f"{kind}: {len(same)}")
+        for change in same:
+            page.table([(signs.get(kind, " "), str(change))], styles=(colours.get(kind, ""), ""))
+    return page.render()
+
+
+def lint_text(findings: Sequence[Finding], style: Style) -> str:
+    """Return the findings, the most severe first, each with what to do."""
+    page = TextPage(style)
+    if not findings:
+        page.line("nothing found", "green")
+    for number, finding in enumerate(findings):
+        if number:
+            page.line()
+        colour = SEVERITY_STYLES.get(finding.severity, "")
+        page.table([(finding.severity.upper(), finding.title)], indent=0, styles=(colour, "bold"))
+        page.facts([("id", finding.id), ("why", finding.detail), ("do", finding.remediation)], indent=_INDENT)
+    return page.render()
+
+
+def profile_document(profile: Profile) -> dict[str, object]:
+    """Return a profile as JSON values: the document of its file (published schema) under ``profile``."""
+    import yaml
+
+    return {"profile": yaml.safe_load(profile.dumps())}
+
+
+def trace_document(trace: Trace) -> dict[str, object]:
+    """Return a trace as JSON values: its head and its distinct calls, the most frequent first."""
+    return {
+        "meta": trace.meta.to_dict(),
+        "ledger": trace.ledger.to_dict(),
+        "processes": trace.process_count,
+        "complete": trace.is_complete,
+        "calls": [asdict(row) for row in call_rows(trace)],
+    }
+
+
+def audit_document(log: AuditLog) -> dict[str, object]:
+    """Return an audit log as JSON values: its runs, its records with their totals, what is missing."""
+    return {
+        "sessions": [asdict(s) for s in log.sessions],
+        "records": [r.to_dict() for r in log.records],
+        "losses": dict(log.losses),
+    }
