@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from autoprofile.profile.rule import Evidence, SeccompRule
 
-__all__ = ["arches_with", "canonical_rules", "unknown_syscall"]
+__all__ = ["arches_with", "canonical_rules", "joined_evidence", "unknown_syscall"]
 
 
 def arches_with(syscall: str | int, arches: Sequence[str]) -> tuple[str, ...]:
@@ -72,10 +72,10 @@ def canonical_rules(rules: Iterable[SeccompRule], arches: tuple[str, ...]) -> tu
             everywhere = len(arches) == 1
         if everywhere:
             distinct = dict.fromkeys(one for kept in by_arch.values() for one in kept)
-            result.append(replace(rule, evidence=_joined(distinct)))
+            result.append(replace(rule, evidence=joined_evidence(distinct)))
         else:
             result.extend(
-                replace(rule, arch=(arch,), evidence=_joined(kept)) for arch, kept in by_arch.items()
+                replace(rule, arch=(arch,), evidence=joined_evidence(kept)) for arch, kept in by_arch.items()
             )
     return tuple(sorted(result, key=_order))
 
@@ -84,10 +84,12 @@ def _order(rule: SeccompRule) -> tuple[object, ...]:
     return rule.sort_key
 
 
-def _joined(kept: Iterable[Evidence]) -> Evidence | None:
+def joined_evidence(kept: Iterable[Evidence | None]) -> Evidence | None:
+    """Return the evidence of several rules as one, None when none has any."""
     total: Evidence | None = None
     for one in kept:
-        total = one if total is None else total.joined(one)
+        if one is not None:
+            total = one.joined(total)
     return total
 
 

@@ -48,6 +48,17 @@ class Program:
     build_id: str | None = None
     argv: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        # File names need not be UTF-8, the profile file is: each stray byte becomes U+FFFD.
+        put = object.__setattr__
+        if self.path is not None:
+            put(self, "path", _utf8(self.path))
+        put(self, "argv", tuple(_utf8(word) for word in self.argv))
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
 
 @dataclass(frozen=True, slots=True)
 class Learned:

@@ -29,7 +29,7 @@ class Evidence:
         count: how many calls were seen, when it was learned from calls.
         processes: how many processes made them.
         first_s: seconds after the start of the run at which the first was seen.
-        reason: None for an observed call, otherwise why the rule is there ("baseline: …").
+        reason: why else the rule is there ("baseline: …"), or what a person noted beside it.
     """
 
     count: int | None = None
@@ -42,15 +42,18 @@ class Evidence:
         if other is None or other == self:
             return self
         first = [s for s in (self.first_s, other.first_s) if s is not None]
-        # A call that was observed needs no other reason to be allowed.
-        reasons = {self.reason, other.reason}
-        reason = None if None in reasons else "; ".join(sorted(r for r in reasons if r is not None))
+        reasons = sorted({r for r in (self.reason, other.reason) if r is not None})
         return Evidence(
             _total(self.count, other.count),
             _total(self.processes, other.processes),
             min(first, default=None),
-            reason,
+            "; ".join(reasons) or None,
         )
+
+    @property
+    def is_observed(self) -> bool:
+        """Return whether the rule allows calls that were seen, whatever else speaks for it."""
+        return self.count is not None or self.reason is None
 
 
 def _total(one: int | None, other: int | None) -> int | None:
