@@ -63,6 +63,7 @@ def compile_profile(
 
 def _costliest(layout: Layout, names: dict[tuple[str, int], str]) -> list[str]:
     sizes = {call: len(layout.graph.reachable(node)) for call, node in layout.calls.items()}
+    sizes = {call: size for call, size in sizes.items() if size > 1}
     worst = sorted(sizes, key=lambda call: (-sizes[call], call))[:5]
     return [f"{names[call]} ({call[0]}, about {sizes[call]})" for call in worst]
 
