@@ -7,7 +7,7 @@ cause, a hint. Nothing else in autoprofile calls the kernel past Python's own os
 from __future__ import annotations
 
 from autoprofile.kernel import ptrace, seccomp
-from autoprofile.kernel.call import KernelError, KernelLacksError, kernel_release
+from autoprofile.kernel.call import KernelError, KernelLacksError, fail, kernel_release
 from autoprofile.kernel.process import (
     has_cap_sys_admin,
     pidfd_getfd,
@@ -25,6 +25,7 @@ from autoprofile.kernel.process import (
 __all__ = [
     "KernelError",
     "KernelLacksError",
+    "fail",
     "has_cap_sys_admin",
     "kernel_release",
     "pidfd_getfd",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from autoprofile import kernel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 __all__ = ["FORWARDED", "Child", "Forwarding", "shell_status"]
@@ -95,6 +96,8 @@ class Forwarding:
 
     Attributes:
         interrupts: how many SIGINT have come so far.
+        send: passes a signal on; the child's `send_signal` unless replaced.
+        on_interrupt: called for a SIGINT that does not kill.
 
     Handlers exist only in Python's main thread; entered elsewhere, this does nothing. A signal that was
     ignored when the tool started stays ignored.
@@ -102,7 +105,8 @@ class Forwarding:
 
     def __init__(self, child: Child, *, kill_on: int = 0) -> None:
         self.interrupts = 0
-        self._child = child
+        self.send: Callable[[int], object] = child.send_signal
+        self.on_interrupt: Callable[[], None] | None = None
         self._kill_on = kill_on
         self._before: dict[int, Any] = {}
 
@@ -132,7 +136,9 @@ class Forwarding:
         """Do as SIGINT does."""
         self.interrupts += 1
         if self._kill_on and self.interrupts >= self._kill_on:
-            self._child.send_signal(signal.SIGKILL)
+            self.send(signal.SIGKILL)
+        elif self.on_interrupt is not None:
+            self.on_interrupt()
 
     def _catch(self, signum: int, handler: Any) -> None:
         before = signal.getsignal(signum)
@@ -149,4 +155,4 @@ class Forwarding:
         pass
 
     def _forward(self, signum: int, _frame: FrameType | None) -> None:
-        self._child.send_signal(signum)
+        self.send(signum)
