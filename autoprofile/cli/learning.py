@@ -37,9 +37,9 @@ def read_logs(paths: Sequence[Path], *, strace: bool) -> Trace:
     from autoprofile.observations import Trace
 
     if strace:
-        from autoprofile.trace.strace_log import read_strace_log
+        from autoprofile.trace.strace_log import trace_from_strace_log
 
-        traces = [read_strace_log(path) for path in paths]
+        traces = [trace_from_strace_log(path) for path in paths]
     else:
         traces = [read_trace(path) for path in paths]
     return reduce(Trace.merge, traces)

@@ -239,9 +239,7 @@ def _findings_section(findings: Sequence[Finding]) -> _Section:
     return _Section(
         "Ways around it",
         counted(len(findings), "finding"),
-        cards=[
-            _Card(f.severity, f.id, f.title, [("why", f.detail), ("do", f.remediation)]) for f in findings
-        ],
+        cards=[_Card(f.severity, f.id, f.title, [("why", f.detail), ("do", f.remedy)]) for f in findings],
     )
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from autoprofile.auditlog import AuditLog, AuditRecord
     from autoprofile.drift import DriftRecord, DriftReport
-    from autoprofile.lint import Finding
+    from autoprofile.lint import LintReport
     from autoprofile.observations import Trace
     from autoprofile.profile import Profile
     from autoprofile.profile.diff import Change
@@ -251,17 +251,17 @@ def diff_text(changes: Sequence[Change], style: Style) -> str:
     return page.render()
 
 
-def lint_text(findings: Sequence[Finding], style: Style) -> str:
+def lint_text(report: LintReport, style: Style) -> str:
     """Return the findings, the most severe first, each with what to do."""
     page = TextPage(style)
-    if not findings:
+    if not report.findings:
         page.line("nothing found", "green")
-    for number, finding in enumerate(findings):
+    for number, finding in enumerate(report.findings):
         if number:
             page.line()
         colour = SEVERITY_STYLES.get(finding.severity, "")
         page.table([(finding.severity.upper(), finding.title)], indent=0, styles=(colour, "bold"))
-        page.facts([("id", finding.id), ("why", finding.detail), ("do", finding.remediation)], indent=_INDENT)
+        page.facts([("id", finding.id), ("why", finding.detail), ("do", finding.remedy)], indent=_INDENT)
     return page.render()
 
 

@@ -30,9 +30,9 @@ def command(ctx: click.Context, profile: Path, as_json: bool) -> int:
     from autoprofile.report.summary import lint_text
 
     output = output_of(ctx)
-    findings = lint(read_profile(profile))
+    report = lint(read_profile(profile))
     if as_json:
-        output.json("lint", {"findings": [finding.to_dict() for finding in findings]})
+        output.json("lint", report.to_dict())
     else:
-        output.data(lint_text(findings, output.style()))
-    return exits.FINDINGS if findings else exits.DONE
+        output.data(lint_text(report, output.style()))
+    return exits.FINDINGS if report.findings else exits.DONE

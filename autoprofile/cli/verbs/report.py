@@ -49,7 +49,7 @@ def command(ctx: click.Context, file: Path, evidence: tuple[Path, ...], target: 
         else:
             from autoprofile.lint import lint
 
-            page = html.profile_page(profile, source=sources, findings=lint(profile))
+            page = html.profile_page(profile, source=sources, findings=lint(profile).findings)
     elif evidence:
         raise UsageError(f"{file} is no profile", hint="evidence is compared with a profile: name that first")
     elif kind == "trace":
