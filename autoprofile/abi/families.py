@@ -1,0 +1,74 @@
+"""Which calls stand in for one another: what a libc falls back to, and what does the same thing.
+
+Data only; whether a family is added to a profile is decided by the rooms above.
+"""
+
+from __future__ import annotations
+
+from autoprofile.abi._tables import read_rows
+
+__all__ = ["ENOSYS_FALLBACK", "fallbacks", "families", "family"]
+
+_families: dict[str, frozenset[str]] = {}
+_fallbacks: dict[str, tuple[str, ...]] = {}
+
+
+def _load() -> None:
+    for kind, name, members in read_rows("families.tsv"):
+        if kind == "family":
+            _families[name] = frozenset(members.split(" "))
+        elif kind == "fallback":
+            _fallbacks[name] = tuple(members.split(" "))
+
+
+def families() -> dict[str, frozenset[str]]:
+    """Return every family by its name (``stat``, ``open``, ``clone`` …)."""
+    if not _families:
+        _load()
+    return dict(_families)
+
+
+def family(name: str) -> frozenset[str]:
+    """Return the calls that do the same thing as this one, itself included; only itself when it stands alone."""
+    found: frozenset[str] = frozenset({name})
+    for members in families().values():
+        if name in members:
+            found |= members
+    return found
+
+
+def fallbacks(name: str) -> tuple[str, ...]:
+    """Return what a libc may call in place of this call, most likely first; siblings of its family follow."""
+    if not _families:
+        _load()
+    first = _fallbacks.get(name, ())
+    return first + tuple(sorted(family(name) - {name, *first}))
+
+
+# Calls for which libc or a runtime has another way when the kernel answers ENOSYS, and takes EPERM for a failure.
+# A constant, not read from the file, so that it costs nothing on the enforce path; a test compares the two.
+ENOSYS_FALLBACK: frozenset[str] = frozenset(
+    {
+        "clone3",
+        "close_range",
+        "copy_file_range",
+        "epoll_pwait2",
+        "faccessat2",
+        "fchmodat2",
+        "getrandom",
+        "io_uring_setup",
+        "memfd_create",
+        "membarrier",
+        "openat2",
+        "pidfd_open",
+        "pidfd_send_signal",
+        "preadv2",
+        "pwritev2",
+        "renameat2",
+        "rseq",
+        "statx",
+        "futex_waitv",
+        "map_shadow_stack",
+        "mseal",
+    }
+)

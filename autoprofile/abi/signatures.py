@@ -1,0 +1,198 @@
+"""Argument signatures per architecture: name, C type, width the kernel reads, kind, symbols, when it counts.
+
+`signature` describes a call whatever its values; `call_signature` describes one call with its values, and then
+knows more (what ``fcntl``'s third argument is follows from its second). Unknown names are None, never an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from autoprofile.abi._tables import read_rows
+from autoprofile.abi.arch import ARCHES
+
+__all__ = [
+    "CONSTRAINED_KINDS",
+    "KINDS",
+    "ArgSpec",
+    "Signature",
+    "UsedIf",
+    "call_signature",
+    "constrained_args",
+    "kernel_value",
+    "signature",
+]
+
+KINDS = frozenset(
+    {
+        "enum",  # one of a list
+        "flags",  # bits, perhaps with a field that is an enum
+        "command",  # an enum that decides what the other arguments mean
+        "size",  # bytes
+        "offset",  # position in a file or half of one
+        "fd",
+        "pid",
+        "uid",  # user or group id
+        "mode",  # file type and permission bits
+        "signal",
+        "pointer",
+        "time",
+        "address",  # memory of the caller that is named, not read or written
+        "count",
+        "data",  # any other scalar
+        "unused",  # the kernel never reads it (padding before an aligned register pair)
+    }
+)
+CONSTRAINED_KINDS = frozenset({"enum", "flags", "command", "signal", "mode"})
+
+
+@dataclass(frozen=True, slots=True)
+class UsedIf:
+    """When an argument counts at all, decided by another argument of the same call.
+
+    Attributes:
+        index: the argument that decides.
+        any_bits: it counts when one of these bits is set there; None when `values` decides.
+        values: it counts when ``deciding value & mask`` is one of these; None when `any_bits` decides.
+        mask: applied to the deciding value; it also cuts that value to the width the kernel reads.
+    """
+
+    index: int
+    any_bits: tuple[int, ...] | None
+    values: tuple[int, ...] | None
+    mask: int = 0xFFFFFFFFFFFFFFFF
+
+    def holds(self, args: Sequence[int]) -> bool:
+        """Tell whether the argument counts in a call with these raw values."""
+        value = args[self.index] & self.mask
+        if self.any_bits is not None:
+            return any(value & bits for bits in self.any_bits)
+        return self.values is not None and value in self.values
+
+
+@dataclass(frozen=True, slots=True)
+class ArgSpec:
+    """One argument of one call.
+
+    Attributes:
+        index: 0 to 5, as in ``seccomp_data.args``.
+        name: the kernel's name for it.
+        ctype: the kernel's C type.
+        width: 32 or 64: how many low bits the kernel reads; the rest may be garbage.
+        kind: one of `KINDS`.
+        constants: the set of symbols for `decode_value` and `encode_value`, or None.
+        used_if: None when it always counts.
+    """
+
+    index: int
+    name: str
+    ctype: str
+    width: int
+    kind: str
+    constants: str | None
+    used_if: UsedIf | None
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The arguments of one call on one architecture, in register order."""
+
+    name: str
+    args: tuple[ArgSpec, ...]
+
+
+# name -> [(arches or None for all others, cells)], parsed further only for the names that are asked for.
+_rows: dict[str, list[tuple[str | None, list[str]]]] = {}
+_variant_rows: dict[str, list[list[str]]] = {}
+_signatures: dict[tuple[str, str], Signature | None] = {}
+_constrained: dict[tuple[str, str], tuple[ArgSpec, ...]] = {}
+
+
+def _parse_used_if(text: str) -> UsedIf | None:
+    if not text:
+        return None
+    index, operator, numbers = text[0], text[1], text[2:]
+    numbers, _, mask = numbers.partition("/")
+    values = tuple(int(number, 0) for number in numbers.split(","))
+    # Every deciding argument is a 32-bit type or holds flags below bit 32 (checked by the generator).
+    cut = int(mask, 0) if mask else 0xFFFFFFFF
+    if operator == "&":
+        return UsedIf(int(index), values, None, cut)
+    return UsedIf(int(index), None, values, cut)
+
+
+def _parse_arg(index: int, cell: str, bits: int) -> ArgSpec:
+    name, ctype, width, kind, constants, used_if = cell.split(";")
+    return ArgSpec(
+        index, name, ctype, min(int(width), bits), kind, constants or None, _parse_used_if(used_if)
+    )
+
+
+def _load() -> None:
+    for row in read_rows("signatures.tsv"):
+        arches = None if row[1] == "*" else f",{row[1]},"
+        _rows.setdefault(row[0], []).append((arches, row[2:]))
+
+
+def signature(arch: str, name: str) -> Signature | None:
+    """Return the signature of a call on one architecture, or None when it has no such call."""
+    key = (arch, name)
+    if key in _signatures:
+        return _signatures[key]
+    if not _rows:
+        _load()
+    found = None
+    if arch in ARCHES:
+        for arches, cells in _rows.get(name, ()):
+            if arches is None or f",{arch}," in arches:
+                bits = ARCHES[arch].bits
+                found = Signature(name, tuple(_parse_arg(i, cell, bits) for i, cell in enumerate(cells)))
+                break
+    _signatures[key] = found
+    return found
+
+
+def constrained_args(arch: str, name: str) -> tuple[ArgSpec, ...]:
+    """Return the arguments whose values a profile can hold (`CONSTRAINED_KINDS`); none for an unknown call."""
+    key = (arch, name)
+    if key not in _constrained:
+        found = signature(arch, name)
+        args = found.args if found else ()
+        _constrained[key] = tuple(spec for spec in args if spec.kind in CONSTRAINED_KINDS)
+    return _constrained[key]
+
+
+def kernel_value(spec: ArgSpec, raw: int) -> int:
+    """Return a raw register as the kernel reads it: the low half alone when the type is 32 bits wide."""
+    return raw & (0xFFFFFFFF if spec.width == 32 else 0xFFFFFFFFFFFFFFFF)
+
+
+def call_signature(arch: str, name: str, args: Sequence[int]) -> Signature | None:
+    """Return the signature of one call given its values: more exact symbols, for display.
+
+    Only `kind` and `constants` differ from `signature`, never names or widths. Text decoded with these specs is
+    also understood by `encode_value` with the plain ones. Missing values count as absent: nothing is refined.
+    """
+    found = signature(arch, name)
+    if found is None:
+        return None
+    if not _variant_rows:
+        for row in read_rows("variants.tsv"):
+            _variant_rows.setdefault(row[0], []).append(row[1:])
+    rows = _variant_rows.get(name)
+    if not rows:
+        return found
+    specs = list(found.args)
+    names = [spec.name for spec in specs]
+    refined: set[int] = set()
+    for argument, condition, kind, constants in rows:
+        if argument not in names:
+            continue
+        index = names.index(argument)
+        test = _parse_used_if(condition)
+        if index in refined or test is None or test.index >= len(args) or not test.holds(args):
+            continue
+        specs[index] = replace(specs[index], kind=kind, constants=constants or None, used_if=None)
+        refined.add(index)
+    return Signature(name, tuple(specs))
