@@ -67,17 +67,20 @@ class _Place:
 
 @dataclass
 class _Mapping:
-    """A block mapping of syscalls in the text: a section, or one arch of it."""
+    """A mapping of syscalls in the text: a section, or one arch of it."""
 
     line: int  # of the key above it
+    after: int  # the line behind its last
     indent: int
+    is_flow: bool  # written in braces: it stays as it is or is written anew
     places: list[_Place] = field(default_factory=list)
 
 
 def edit_profile(text: str, profile: Profile) -> str:
     """Return `text`, a profile, changed as little as it takes to mean `profile`.
 
-    Every comment line stays, also above entries that go. The comment that ends a rule's line goes with the rule.
+    Every comment line stays, also above entries that go. The comment that ends a rule's line goes with the
+    rule, but a person's note in it moves to a line of its own.
 
     Raises:
         ProfileError: `text` is no profile.
@@ -122,7 +125,9 @@ class _Edit:
         additions = self._settle(places)
         self._entries(places, additions)
         self._sections(top, places, additions)
-        for first, after, replacement in sorted(self.changes, key=lambda change: change[:2], reverse=True):
+        # From the end up, so that line numbers stay true; what was added first comes first on its line.
+        order = sorted(range(len(self.changes)), key=lambda at: (*self.changes[at][:2], at), reverse=True)
+        for first, after, replacement in (self.changes[at] for at in order):
             self.lines[first:after] = replacement
         return "\n".join(self.lines)
 
@@ -135,12 +140,11 @@ class _Edit:
                     self._change(after, after, [f"{name}: {new[name]}"])
                 continue
             key, value = top[name]
-            line, column = end_of(value)
+            line = end_of(value)[0]
             after = line + 1
             if old.get(name) == new.get(name):
                 continue
-            rest = self.lines[line][column:].strip()
-            comment = rest[1:].strip() if rest.startswith("#") else ""
+            comment = self._comment_behind(value)
             replacement = [with_comment(f"{name}: {new[name]}", comment)] if name in new else []
             inside = self._comment_lines(key.start_mark.line + 1, line)
             self._change(key.start_mark.line, after, inside + replacement)
@@ -148,7 +152,7 @@ class _Edit:
     def _places(self, section: str, key: yaml.Node, value: yaml.Node) -> list[_Place]:
         if not section.endswith("_by_arch"):
             return self._mapping(section, None, key, value)
-        if not isinstance(value, yaml.MappingNode) or value.flow_style:
+        if not isinstance(value, yaml.MappingNode):
             return []
         places: list[_Place] = []
         for arch_key, arch_value in value.value:
@@ -156,9 +160,15 @@ class _Edit:
         return places
 
     def _mapping(self, section: str, arch: str | None, key: yaml.Node, value: yaml.Node) -> list[_Place]:
-        if not isinstance(value, yaml.MappingNode) or value.flow_style or not value.value:
+        mapping = _Mapping(
+            key.start_mark.line,
+            end_of(value)[0] + 1,
+            value.start_mark.column,
+            not isinstance(value, yaml.MappingNode) or bool(value.flow_style) or not value.value,
+        )
+        self.mappings[(section, arch)] = mapping
+        if not isinstance(value, yaml.MappingNode):
             return []
-        mapping = _Mapping(key.start_mark.line, value.start_mark.column)
         parser = RuleParser(self.reader, is_deny=section.startswith("deny"))
         arches = self.old.arch if arch is None else (arch,)
         for name, node in value.value:
@@ -166,7 +176,6 @@ class _Edit:
             is_block = isinstance(node, yaml.SequenceNode) and not node.flow_style
             items = self._items(parser, node, syscall, arch)
             mapping.places.append(_Place(section, arch, syscall, name, node, items, is_block))
-        self.mappings[(section, arch)] = mapping
         return mapping.places
 
     def _items(
@@ -212,11 +221,12 @@ class _Edit:
                 for section, found in entries.items()
                 for entry in found
             }
-            torn = [
-                place
-                for place in places
-                if place.name in additions and not place.is_block and any(i.is_kept for i in place.items)
-            ]
+            torn = [place for place in places if place.name in additions and not place.is_block]
+            targets = {name[:2] for name in additions}
+            for where, mapping in self.mappings.items():
+                if mapping.is_flow and (where in targets or not all(map(_is_whole, mapping.places))):
+                    torn += mapping.places
+            torn = [place for place in torn if any(item.is_kept for item in place.items)]
             if not torn:
                 return additions
             for place in torn:
@@ -226,6 +236,8 @@ class _Edit:
         self, places: list[_Place], additions: dict[tuple[str, str | None, str | int], Entry]
     ) -> None:
         for place in places:
+            if self.mappings[(place.section, place.arch)].is_flow:
+                continue
             entry = additions.get(place.name)
             first, last = place.key.start_mark.line, end_of(place.value)[0]
             kept = [item for item in place.items if item.is_kept]
@@ -295,39 +307,67 @@ class _Edit:
                     self._change(after, after, [f"{section}:", *_block(missing, 2)])
                 continue
             key, value = top[section]
-            line, after = key.start_mark.line, end_of(value)[0] + 1
-            if not isinstance(value, yaml.MappingNode) or value.flow_style or not value.value:
-                # Nothing in it could be kept in place: everything it is to hold is among the additions.
-                tail = self._comment_lines(line + 1, after - 1)
-                old_comment = self.lines[after - 1][end_of(value)[1] :].strip()
-                head = f"{section}:" + (f"  {old_comment}" if old_comment.startswith("#") else "")
-                self._change(line, after, [*tail, head, *_block(missing, 2)] if missing else tail)
+            after = end_of(value)[0] + 1
+            by_arch: dict[str | None, list[Entry]] = {}
+            for entry in missing:
+                by_arch.setdefault(entry.arch, []).append(entry)
+            nested = section.endswith("_by_arch")
+            if nested and (not isinstance(value, yaml.MappingNode) or value.flow_style or not value.value):
+                self._nested_anew(section, value, by_arch, key.start_mark.line, after)
                 continue
-            self._into_mapping(section, value, missing, after)
+            known = [arch for name, arch in self.mappings if name == section]
+            for arch in dict.fromkeys([*known, *by_arch]):
+                entries = by_arch.get(arch, [])
+                mapping = self.mappings.get((section, arch))
+                if mapping is not None:
+                    self._into_mapping(
+                        mapping, entries, key.start_mark.column if arch is None else value.start_mark.column
+                    )
+                elif entries:
+                    self._change(after, after, _block(entries, value.start_mark.column))
 
-    def _into_mapping(self, section: str, value: yaml.MappingNode, missing: list[Entry], after: int) -> None:
-        by_arch: dict[str | None, list[Entry]] = {}
-        for entry in missing:
-            by_arch.setdefault(entry.arch, []).append(entry)
-        for arch, entries in by_arch.items():
-            mapping = self.mappings.get((section, arch))
-            if mapping is None:
-                self._arch_anew(value, arch, entries, after)
-                continue
-            for entry in entries:
-                # Behind the last entry that sorts before it; comments above the next one stay with the next.
-                order = syscall_order(entry.syscall)
-                earlier = [place for place in mapping.places if syscall_order(place.syscall) < order]
-                at = end_of(earlier[-1].value)[0] + 1 if earlier else mapping.line + 1
-                self._change(at, at, entry_lines(entry, mapping.indent))
+    def _nested_anew(
+        self,
+        section: str,
+        value: yaml.Node,
+        by_arch: dict[str | None, list[Entry]],
+        line: int,
+        after: int,
+    ) -> None:
+        # Arches in braces, or none: one kept rule keeps the whole; what it does not hold cannot be added to it.
+        whole = [
+            place
+            for (name, _), mapping in self.mappings.items()
+            if name == section
+            for place in mapping.places
+        ]
+        if not by_arch and all(map(_is_whole, whole)):
+            return
+        comments = self._comment_lines(line + 1, after - 1)
+        entries = [entry for entries in by_arch.values() for entry in entries]
+        head = with_comment(f"{section}:", self._comment_behind(value))
+        self._change(line, after, [*comments, *([head, *_block(entries, 2)] if entries else [])])
 
-    def _arch_anew(self, value: yaml.MappingNode, arch: str | None, entries: list[Entry], after: int) -> None:
-        column = value.start_mark.column
-        for key, old in value.value:
-            if key.value == arch:
-                self._change(key.start_mark.line, end_of(old)[0] + 1, [])
-        body = [line for entry in entries for line in entry_lines(entry, column + 2)]
-        self._change(after, after, [f"{' ' * column}{arch}:", *body])
+    def _into_mapping(self, mapping: _Mapping, entries: list[Entry], outer: int) -> None:
+        if mapping.is_flow:
+            if not entries and all(map(_is_whole, mapping.places)):
+                return
+            comments = self._comment_lines(mapping.line + 1, mapping.after - 1)
+            head = self.lines[mapping.line].split(":")[0] + ":"
+            body = [line for entry in entries for line in entry_lines(entry, outer + 2)]
+            self._change(mapping.line, mapping.after, [*comments, *([head, *body] if entries else [])])
+            return
+        for entry in entries:
+            # Behind the last entry that sorts before it; comments above the next one stay with the next.
+            order = syscall_order(entry.syscall)
+            earlier = [place for place in mapping.places if syscall_order(place.syscall) < order]
+            at = end_of(earlier[-1].value)[0] + 1 if earlier else mapping.line + 1
+            self._change(at, at, entry_lines(entry, mapping.indent))
+
+    def _comment_behind(self, node: yaml.Node) -> str:
+        line, column = end_of(node)
+        rest = self.lines[line][column:].strip()
+        return rest[1:].strip() if rest.startswith("#") else ""
 
     def _change(self, first: int, after: int, replacement: list[str]) -> None:
         if first < after or replacement:
@@ -335,6 +375,10 @@ class _Edit:
 
     def _comment_lines(self, first: int, last: int) -> list[str]:
         return [line for line in self.lines[first : last + 1] if _COMMENT.match(line)]
+
+
+def _is_whole(place: _Place) -> bool:
+    return all(item.is_kept for item in place.items)
 
 
 def _give_up(place: _Place) -> None:

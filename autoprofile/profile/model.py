@@ -233,7 +233,7 @@ class Profile:
 
         Args:
             syscall: name or number.
-            args: up to six, numbers or symbols (``"AF_UNIX"``, ``"O_WRONLY|O_CREAT"``); those not given are 0.
+            args: up to six, numbers or symbols (``"AF_UNIX"``, ``"O_WRONLY|O_CREAT"``); missing ones are 0.
             arch: the arch of the call; by default the profile's first.
 
         Raises:
@@ -327,7 +327,8 @@ def _why_default(
     if not rules:
         missing = "" if syscall_name(arch, nr) else " (no name known for this number)"
         return f"no rule for {name}{missing}: {tail}"
-    # The nearest rule is the one with the fewest comparators that fail.
+    # The nearest rule is the one with the fewest comparators that fail, among those that would let it run.
+    rules = tuple(rule for rule in rules if not rule.action.is_refusing) or rules
     misses = [
         [one for one in rule.comparators if not one.match(args[one.index] if one.index < len(args) else 0)]
         for rule in rules
@@ -341,9 +342,9 @@ def _why_default(
             comparator_text(arch, syscall, one) for one in misses[nearest] if one.index == index
         )
         shown = value_text(arch, syscall, index, raw & _width_mask(misses[nearest], index))
-        parts.append(f"{arg_name(arch, syscall, index)} is {shown}, not {wanted}")
-    count = "the only rule" if len(rules) == 1 else f"the nearest of {len(rules)} rules"
-    return f"no rule of {name} matches; in {count} {'; '.join(parts)}: {tail}"
+        parts.append(f"{arg_name(arch, syscall, index)} is {shown} where {wanted} is needed")
+    nearest_of = f" (the nearest of {len(rules)} rules)" if len(rules) > 1 else ""
+    return f"no rule of {name} matches: {', '.join(parts)}{nearest_of}; {tail}"
 
 
 def _width_mask(comparators: Sequence[Arg], index: int) -> int:

@@ -84,7 +84,7 @@ def _operators(arch: str, spec: ArgSpec | None, args: list[Arg], natural: int) -
     unequal = [_value(arch, spec, one.values[0], width) for one in args if one.op == "ne"]
     if unequal:
         fields.append(("ne", unequal[0] if len(unequal) == 1 else flow_list(unequal)))
-    for one in args:
+    for one in sorted(args, key=lambda one: one.op not in {"ge", "gt"}):  # from the lower border up
         if one.op == "ne":
             continue
         if one.mask is not None:
