@@ -64,13 +64,14 @@ def profile_text(profile: Profile, style: Style, *, title: str = "") -> str:
         [
             (
                 f"{r.syscall} [{r.arch}]" if has_arch and r.arch else r.syscall,
-                r.arguments,
-                r.reason or ("" if r.count is None else f"{r.count:,}".replace(",", " ")),
+                f"{r.arguments}; {r.reason}" if r.reason else r.arguments,
+                "" if r.count is None else f"{r.count:,}".replace(",", " "),
             )
             for r in allowed
         ],
-        header=("syscall", "arguments", "calls seen"),
+        header=("syscall", "arguments", "seen"),
         styles=("", "", "dim"),
+        right=(2,),
     )
     if other:
         page.heading("answered otherwise")

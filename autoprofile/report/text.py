@@ -94,13 +94,15 @@ class TextPage:
             box=None, show_header=bool(header), padding=(0, 2, 0, 0), pad_edge=False, header_style="dim"
         )
         widths = [max(len(row[i]) for row in kept) for i in range(len(kept[0]))]
+        header_widths = [len(header[i]) if header else 0 for i in range(len(widths))]
+        widest = widths.index(max(widths))
         for index in range(len(kept[0])):
             table.add_column(
                 header[index] if header else "",
                 style=styles[index] if index < len(styles) else "",
                 justify="right" if index in right else "left",
                 # Only the widest column gives way, so that names and numbers stay whole.
-                no_wrap=widths[index] < max(widths),
+                min_width=None if index == widest else max(widths[index], header_widths[index]),
                 overflow="fold",
             )
         for row in kept:
