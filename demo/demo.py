@@ -57,7 +57,7 @@ def serve(prefix: list[str], scratch: Path, *clients: list[str]) -> None:
     """Run the service behind `prefix`, let each client use it in turn, then ask it to stop."""
     port_file = scratch / "port"
     port_file.unlink(missing_ok=True)
-    argv = [*prefix, *PYTHON, str(HERE / "service.py"), str(port_file)]
+    argv = [*prefix, *PYTHON, str(HERE / "service.py"), port_file.name]
     print(f"$ {shown(argv, scratch)} &", flush=True)
     # The service's own lines go to a file: they would only interleave with the client's.
     with (scratch / "service.log").open("w") as log:
@@ -94,11 +94,11 @@ def main() -> int:
     """Tell the story."""
     with tempfile.TemporaryDirectory(prefix="autoprofile-demo-") as name:
         scratch = Path(name)
-        profile, audit = str(scratch / "web.yaml"), str(scratch / "web.jsonl")
+        profile, trace, audit = "web.yaml", "web.parquet", "web.jsonl"
         try:
             say("1. Learn: the service answers its client while every syscall is recorded.")
             serve(
-                [*AUTOPROFILE, "learn", "-o", profile, "--trace", str(scratch / "web.parquet"), "--"],
+                [*AUTOPROFILE, "learn", "-o", profile, "--trace", trace, "--"],
                 scratch,
                 [],
             )
@@ -106,9 +106,7 @@ def main() -> int:
             run([*AUTOPROFILE, "show", profile], scratch)
             say("3. Enforce: the same client, the same answers, nothing refused.")
             serve([*AUTOPROFILE, "enforce", profile, "--"], scratch, [])
-            say(
-                "4. Abuse: someone runs code inside the service. Refused calls are recorded; the service lives on."
-            )
+            say("4. Abuse: someone runs code inside it. Refused calls are recorded, the rest goes on.")
             enforce = [*AUTOPROFILE, "enforce", profile, "--on-violation", "notify", "--audit", audit, "--"]
             serve(enforce, scratch, ["--abuse"], [])
             say("5. Drift: what was refused, with arguments, program and code location (exit status 3).")

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from autoprofile.abi.risk import syscall_risk
 from autoprofile.abi.syscalls import display_name
-from autoprofile.profile.wording import call_text, comparator_text
+from autoprofile.profile.wording import arg_name, call_text, comparator_text, value_text
 
 if TYPE_CHECKING:
     from autoprofile.observations import Observation, Trace
-    from autoprofile.profile import Profile, SeccompRule
+    from autoprofile.profile import Arg, Profile, SeccompRule
 
 __all__ = [
     "CallRow",
@@ -61,14 +61,28 @@ class RuleRow:
     risk_reason: str
 
 
-def rule_rows(profile: Profile) -> list[RuleRow]:
-    """Return the rules in the profile's order."""
-    return [_rule_row(profile, rule) for rule in profile.rules]
+def rule_rows(profile: Profile, *, longest_set: int = 0) -> list[RuleRow]:
+    """Return the rules in the profile's order.
+
+    Args:
+        profile: whose rules.
+        longest_set: sets of more values are cut to the first few and their number; 0 for never.
+    """
+    return [_rule_row(profile, rule, longest_set) for rule in profile.rules]
 
 
-def _rule_row(profile: Profile, rule: SeccompRule) -> RuleRow:
+def _condition(arch: str, syscall: str | int, one: Arg, longest_set: int) -> str:
+    if one.op == "in" and 0 < longest_set < len(one.values):
+        few = ", ".join(value_text(arch, syscall, one.index, value) for value in one.values[:3])
+        return f"{arg_name(arch, syscall, one.index)} in {{{few}, … {len(one.values)} values}}"
+    return comparator_text(arch, syscall, one)
+
+
+def _rule_row(profile: Profile, rule: SeccompRule, longest_set: int) -> RuleRow:
     arch = (rule.arch or profile.arch)[0]
-    conditions = (comparator_text(arch, rule.syscall, one) for one in rule.comparators if one.op != "any")
+    conditions = (
+        _condition(arch, rule.syscall, one, longest_set) for one in rule.comparators if one.op != "any"
+    )
     evidence = rule.evidence
     risk = syscall_risk(rule.syscall) if isinstance(rule.syscall, str) else None
     return RuleRow(

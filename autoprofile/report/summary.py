@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 _INDENT = 8  # under a severity word
+_LONGEST_SET = 12  # values of one argument listed before they are only counted
 
 
 def profile_text(profile: Profile, style: Style, *, title: str = "") -> str:
@@ -51,7 +52,7 @@ def profile_text(profile: Profile, style: Style, *, title: str = "") -> str:
     if title:
         page.line(title, "bold")
     page.facts(profile_facts(profile))
-    rows = rule_rows(profile)
+    rows = rule_rows(profile, longest_set=_LONGEST_SET)
     allowed = [r for r in rows if r.action == "allow"]
     other = [r for r in rows if r.action != "allow"]
     with_arguments = {r.syscall for r in allowed if r.arguments != "any"}

@@ -40,6 +40,7 @@ class TextPage:
     def __init__(self, style: Style) -> None:
         self._style = style
         self._parts: list[RenderableType] = []
+        self._unwrapped: set[int] = set()  # ids of the parts that keep their lines
 
     def line(self, text: str = "", style: str = "", *, indent: int = 0) -> None:
         """Add a line, wrapped when it is too long."""
@@ -59,7 +60,9 @@ class TextPage:
         from rich.text import Text
 
         for line in text.rstrip("\n").split("\n"):
-            self._parts.append(Text(" " * indent + line, style="green", no_wrap=True, overflow="ignore"))
+            part = Text(" " * indent + line, style="green")
+            self._unwrapped.add(id(part))
+            self._parts.append(part)
 
     def facts(self, facts: Iterable[tuple[str, str]], *, indent: int = 2) -> None:
         """Add labelled facts, one a row."""
@@ -128,7 +131,7 @@ class TextPage:
             legacy_windows=False,
         )
         for part in self._parts:
-            console.print(part)
+            console.print(part, soft_wrap=id(part) in self._unwrapped)
         return "".join(f"{line.rstrip()}\n" for line in stream.getvalue().splitlines())
 
 
