@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from autoprofile import Profile
+from tests.conftest import need_program
 from tests.programs.workloads import (
     COMMANDS,
     SERVICES,
@@ -29,7 +30,9 @@ def autoprofile(*args: object) -> list[str]:
     return [sys.executable, "-m", "autoprofile", *map(str, args)]
 
 
-def run(argv: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+def run(argv: list[str], *, cpus: str = "", **options: object) -> subprocess.CompletedProcess[str]:
+    if cpus:
+        argv = [need_program("taskset", "util-linux"), "-c", cpus, *argv]
     env = os.environ | {"LC_ALL": "C", "GIT_CONFIG_GLOBAL": "/dev/null"}
     return subprocess.run(  # type: ignore[call-overload,no-any-return]
         argv,
@@ -47,12 +50,30 @@ def rules_of(profile: Path) -> set[object]:
     return set(Profile.load(profile).rules)
 
 
+def learn_until_settled(workload: CommandWorkload, scratch: Path, first: list[Path]) -> Path:
+    """Learn on until five runs in a row showed nothing new; a scheduler decides which futex calls a run needs."""
+    merged, settled = scratch / "merged.yaml", 0
+    assert run(autoprofile("merge", *first, "-o", merged)).returncode == 0
+    for _ in range(40):
+        before = rules_of(merged)
+        command = workload.prepare(scratch)
+        learned = run(
+            autoprofile("learn", "--merge", "--backend", "notify", "-o", merged, "--", *command),
+            cpus=workload.cpus,
+        )
+        assert learned.returncode == 0, learned.stderr
+        settled = settled + 1 if rules_of(merged) == before else 0
+        if settled == 5:
+            return merged
+    raise AssertionError("still learning after 40 runs")
+
+
 @pytest.mark.parametrize("workload", COMMANDS, ids=lambda w: w.name)
 def test_command_is_learned_alike_and_runs_unchanged_under_enforcement(
     workload: CommandWorkload, tmp_path: Path
 ) -> None:
     """Both backends learn the same strict rules of a deterministic program, which then runs to the same output."""
-    plain = run(workload.prepare(tmp_path))
+    plain = run(workload.prepare(tmp_path), cpus=workload.cpus)
     assert plain.returncode == 0, plain.stderr
     profiles = {}
     for backend in BACKENDS:
@@ -61,7 +82,8 @@ def test_command_is_learned_alike_and_runs_unchanged_under_enforcement(
         learned = run(
             autoprofile(
                 "learn", "--backend", backend, "-o", profiles[backend], "--level", "strict", "--", *command
-            )
+            ),
+            cpus=workload.cpus,
         )
         assert (learned.returncode, learned.stdout) == (0, plain.stdout), learned.stderr
     if workload.is_deterministic:
@@ -71,24 +93,12 @@ def test_command_is_learned_alike_and_runs_unchanged_under_enforcement(
         )
         enforced_by = BACKENDS
     else:
-        # Which futex operations a scheduler makes necessary differs from run to run; what both runs
-        # together met is what the program needs.
-        merged = tmp_path / "merged.yaml"
-        for _ in range(4):
-            again = tmp_path / "again.yaml"
-            run(
-                autoprofile(
-                    "learn", "--force", "--backend", "notify", "-o", again, "--", *workload.prepare(tmp_path)
-                )
-            )
-            inputs = [again, merged] if merged.exists() else [again, *profiles.values()]
-            assert run(autoprofile("merge", "--force", *inputs, "-o", merged)).returncode == 0
-        profiles["merged"] = merged
+        profiles["merged"] = learn_until_settled(workload, tmp_path, list(profiles.values()))
         enforced_by = ("merged",)
     for name in enforced_by:
         command = workload.prepare(tmp_path)
         audit = tmp_path / "audit.jsonl"
-        enforced = run(autoprofile("enforce", profiles[name], "--", *command))
+        enforced = run(autoprofile("enforce", profiles[name], "--", *command), cpus=workload.cpus)
         if enforced.returncode != 0:
             run(
                 autoprofile(
