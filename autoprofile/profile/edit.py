@@ -334,7 +334,7 @@ class _Edit:
         line: int,
         after: int,
     ) -> None:
-        # Arches in braces, or none: one kept rule keeps the whole; what it does not hold cannot be added to it.
+        # Arches in braces, or none at all: it stays as a whole or is written anew as a whole.
         whole = [
             place
             for (name, _), mapping in self.mappings.items()

@@ -1,0 +1,236 @@
+"""What changed between two profiles, and which way: every rule and header field, with a call as proof.
+
+Pure and deterministic; no change means equal profiles. Evidence beside rules is not compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from autoprofile.abi.syscalls import syscall_nr
+from autoprofile.profile.canonical import arches_with
+from autoprofile.profile.region import intersection, is_subset, subtract_all, witness
+from autoprofile.profile.render import header_values, syscall_order
+from autoprofile.profile.render_rule import is_deny, rule_yaml
+from autoprofile.profile.wording import call_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from autoprofile.profile.action import Action
+    from autoprofile.profile.model import Profile
+    from autoprofile.profile.region import Region
+    from autoprofile.profile.rule import SeccompRule
+
+__all__ = ["Change", "diff"]
+
+# Pieces a region may fall into before its direction counts as not worked out.
+_LIMIT: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference between an old and a new profile.
+
+    Args:
+        kind: ``widened`` when the new profile answers some call more mildly, ``narrowed`` when more severely,
+            ``changed`` when both, neither, or too complex to tell.
+        edit: ``added``, ``removed`` or ``replaced``.
+        subject: the header field (``default``, ``program.path``) or the rule's place (``syscalls.socket``).
+        syscall: of a rule, None for header fields.
+        arch: the arch a rule is limited to, None for all.
+        before: the old form as in the file, None when added.
+        after: the new form, None when removed.
+        proof: one call that is answered differently, with both answers; None where there is none.
+    """
+
+    kind: str
+    edit: str
+    subject: str
+    syscall: str | int | None = None
+    arch: str | None = None
+    before: str | None = None
+    after: str | None = None
+    proof: str | None = None
+
+    def to_dict(self) -> dict[str, str | int | None]:
+        """Return the change as plain data."""
+        return {
+            "kind": self.kind,
+            "edit": self.edit,
+            "subject": self.subject,
+            "syscall": self.syscall,
+            "arch": self.arch,
+            "before": self.before,
+            "after": self.after,
+            "proof": self.proof,
+        }
+
+    def __str__(self) -> str:
+        where = self.subject if self.arch is None else f"{self.subject} on {self.arch}"
+        if self.edit == "replaced":
+            text = f"{where}: {self.before} becomes {self.after}"
+        else:
+            text = f"{where}: {self.edit} {self.after if self.before is None else self.before}"
+        return f"{text} [{self.proof}]" if self.proof else text
+
+
+def diff(a: Profile, b: Profile) -> list[Change]:
+    """Return how the new profile `b` differs from the old `a`: header fields first, then the rules."""
+    return [*_header(a, b), *_rules(a, b)]
+
+
+def _header(a: Profile, b: Profile) -> Iterator[Change]:
+    def changed(subject: str, old: object, new: object, kind: str = "changed") -> Iterator[Change]:
+        if old != new:
+            edit = "added" if old is None else "removed" if new is None else "replaced"
+            yield Change(kind, edit, subject, before=_text(old), after=_text(new))
+
+    for name in ("path", "build_id", "argv"):
+        yield from changed(
+            f"program.{name}", getattr(a.program, name) or None, getattr(b.program, name) or None
+        )
+    for name in ("runs", "processes", "events", "lost", "kernel", "libc", "unseen", "backend", "complete"):
+        yield from changed(f"learned.{name}", getattr(a.learned, name, None), getattr(b.learned, name, None))
+    old, new = header_values(a), header_values(b)
+    more, fewer = set(b.arch) - set(a.arch), set(a.arch) - set(b.arch)
+    kind = "changed"
+    if bool(more) != bool(fewer) and not (a.bad_arch.is_permitting or b.bad_arch.is_permitting):
+        kind = "widened" if more else "narrowed"
+    yield from changed("arch", old["arch"], new["arch"], kind)
+    yield from changed("level", a.level, b.level)
+    yield from changed("mode", a.mode, b.mode)
+    yield from changed("default", a.default, b.default, _direction(a.default, b.default))
+    yield from changed("bad_arch", a.bad_arch, b.bad_arch, _direction(a.bad_arch, b.bad_arch))
+
+
+def _text(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    return " ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _direction(old: Action, new: Action) -> str:
+    return "widened" if new.rank < old.rank else "narrowed"
+
+
+def _rules(a: Profile, b: Profile) -> Iterator[Change]:
+    old_rules, new_rules = set(a.rules), set(b.rules)
+    removed = [rule for rule in a.rules if rule not in new_rules]
+    added = [rule for rule in b.rules if rule not in old_rules]
+    pairs: list[tuple[SeccompRule | None, SeccompRule | None]] = []
+    for rule in added:
+        predecessor = next((one for one in removed if _is_successor(one, rule)), None)
+        if predecessor is not None:
+            removed.remove(predecessor)
+        pairs.append((predecessor, rule))
+    pairs += [(old, None) for old in removed]
+    # "Severest rule first" is the order of deciding; readers look for the syscall.
+    pairs.sort(key=lambda pair: _place(pair[1] or pair[0]))
+    for old, new in pairs:
+        yield _change(a, b, old, new)
+
+
+def _place(rule: SeccompRule | None) -> tuple[object, ...]:
+    assert rule is not None
+    return (syscall_order(rule.syscall), rule.sort_key)
+
+
+def _is_successor(old: SeccompRule, new: SeccompRule) -> bool:
+    if (old.syscall, old.arch) != (new.syscall, new.arch):
+        return False
+    if old.comparators == new.comparators:
+        return is_deny(old) == is_deny(new)
+    if old.action != new.action:
+        return False
+    if is_subset(old.comparators, new.comparators) or is_subset(new.comparators, old.comparators):
+        return True
+    indexes = {one.index for one in set(old.comparators) ^ set(new.comparators)}
+    return len(indexes) == 1
+
+
+def _change(a: Profile, b: Profile, old: SeccompRule | None, new: SeccompRule | None) -> Change:
+    rule = new or old
+    assert rule is not None
+    arches = rule.arch or arches_with(rule.syscall, tuple(dict.fromkeys((*b.arch, *a.arch))))
+    found: dict[str, str] = {}
+    is_known = True
+    for arch in arches:
+        for one, left, right in ((new, a, b), (old, b, a)):
+            if one is None:
+                continue
+            mine = left is a
+            for milder, region in _differences(one, arch, left, right):
+                if region is None:
+                    is_known = False
+                    continue
+                kind = "widened" if milder is mine else "narrowed"
+                if kind not in found and (proof := _proof(a, b, arch, rule.syscall, region, kind)):
+                    found[kind] = proof
+    kind = next(iter(found)) if len(found) == 1 and is_known else "changed"
+    edit = "added" if old is None else "removed" if new is None else "replaced"
+    return Change(
+        kind,
+        edit,
+        f"{'deny' if is_deny(rule) else 'syscalls'}.{rule.syscall}",
+        rule.syscall,
+        rule.arch[0] if rule.arch else None,
+        None if old is None else rule_yaml(arches[0], old),
+        None if new is None else rule_yaml(arches[0], new),
+        next(iter(found.values()), None),
+    )
+
+
+def _differences(
+    rule: SeccompRule, arch: str, other: Profile, own: Profile
+) -> Iterator[tuple[bool, Region | None]]:
+    """Yield where `own`, which has the rule, answers otherwise than `other` on its account.
+
+    Each region comes with whether `own` is the milder one there; None stands for one too complex to tell.
+    """
+    rank = rule.action.rank
+    theirs = other.rules_for(arch, rule.syscall)
+    fallback = other.default if arch in other.arch else other.bad_arch
+    # own is milder: the rule decides there (nothing severer of its own matches), and other is severer.
+    severer = [one.comparators for one in own.rules_for(arch, rule.syscall) if one.action.rank > rank]
+    for one in theirs:
+        if one.action.rank > rank:
+            yield from _without(True, intersection(rule.comparators, one.comparators), severer)
+    regions = [one.comparators for one in theirs]
+    if fallback.rank > rank:
+        yield from _without(True, rule.comparators, [*severer, *regions])
+    # own is severer, whatever else of it matches: other lets milder rules or its milder default decide.
+    at_least = [one.comparators for one in theirs if one.action.rank >= rank]
+    for one in theirs:
+        if one.action.rank < rank:
+            yield from _without(False, intersection(rule.comparators, one.comparators), at_least)
+    if fallback.rank < rank:
+        yield from _without(False, rule.comparators, regions)
+
+
+def _without(
+    milder: bool, region: Region | None, others: Sequence[Region]
+) -> Iterator[tuple[bool, Region | None]]:
+    if region is None:
+        return
+    pieces = subtract_all(region, others, _LIMIT)
+    if pieces is None:
+        yield milder, None
+        return
+    for piece in pieces:
+        yield milder, piece
+
+
+def _proof(a: Profile, b: Profile, arch: str, syscall: str | int, region: Region, kind: str) -> str | None:
+    call = witness(region)
+    nr = syscall_nr(arch, syscall) if isinstance(syscall, str) else syscall
+    if call is None or nr is None:
+        return None
+    before, after = a.decide_call(arch, nr, call).action, b.decide_call(arch, nr, call).action
+    # The regions say so already; a proof that does not hold would be worse than none.
+    assert _direction(before, after) == kind
+    assert before != after
+    return f"{call_text(arch, syscall, call)}: {before} before, {after} now"

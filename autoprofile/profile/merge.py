@@ -1,0 +1,195 @@
+"""The union of two profiles: it accepts every call that either accepts.
+
+For every call the merged action is the milder of the two, and for profiles of the same arches it is exactly
+that: a refusal survives only where both sides refuse. Nothing else is refused or accepted by accident.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from autoprofile.errors import ProfileError
+from autoprofile.profile.arg import ANY
+from autoprofile.profile.model import LEVELS, Learned, Profile, Program
+from autoprofile.profile.region import intersection, is_subset, subtract_all
+from autoprofile.profile.rule import SeccompRule
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from autoprofile.profile.action import Action
+    from autoprofile.profile.region import Region
+    from autoprofile.profile.rule import Evidence
+
+__all__ = ["merge"]
+
+# A syscall whose exact union takes more rules than this gets a wider, short one.
+_MAX_RULES: Final = 256
+
+
+def merge(a: Profile, b: Profile) -> Profile:
+    """Return the profile whose action for every call is the milder of what `a` and `b` answer.
+
+    * **Rules**: calls accepted by either are accepted. widens: where one side refuses by a ``deny`` rule
+      what the other accepts, the refusal gives way; it stays for the calls the other refuses as well.
+    * **default**, **bad_arch**: the milder of the two (``EPERM`` is milder than ``kill``).
+    * **arch**: those of both. widens: on an arch that only one side lists, calls without a rule get the
+      merged default, a milder refusal than before perhaps; were it to permit them, the merge fails.
+    * **level**: the more permissive. **mode**: kept when equal; else ``denylist`` when the merged default
+      permits, else ``hybrid``.
+    * **program**: what both agree on. **learned**: sums; ``unseen`` is the worse of the two, ``complete`` holds
+      when both are. Evidence of equal rules adds up.
+
+    In what it decides, the merge is commutative. When the exact union of one syscall would take more than 256
+    rules, refusals beside the milder rules are dropped for that syscall (widens).
+
+    Raises:
+        ProfileError: the merge would permit every call on an arch where one side refuses calls by default.
+    """
+    arches = (*a.arch, *(arch for arch in b.arch if arch not in a.arch))
+    defaults = {arch: _milder(_default(a, arch), _default(b, arch)) for arch in arches}
+    default = min(defaults.values(), key=lambda action: action.rank)
+    for arch, own in defaults.items():
+        if default.is_permitting and not own.is_permitting:
+            raise ProfileError(
+                f"merging would permit every call on {arch}, where the default is {own}",
+                hint="the profiles differ in arch and in default; make them list the same arches first",
+            )
+    rules: list[SeccompRule] = []
+    for arch in arches:
+        sides = [(p, _default(p, arch), p.syscalls(arch)) for p in (a, b)]
+        for syscall in sorted(sides[0][2] | sides[1][2], key=str):
+            (mine, own, _), (theirs, other, _) = sides
+            merged = _union(mine.rules_for(arch, syscall), own, theirs.rules_for(arch, syscall), other)
+            rules += [
+                SeccompRule(syscall, action, region or ANY, (arch,), evidence)
+                for (region, action), evidence in merged.items()
+            ]
+    mixed = "denylist" if default.is_permitting else "hybrid"
+    return Profile(
+        program=_program(a.program, b.program),
+        learned=_learned(a.learned, b.learned),
+        arch=arches,
+        level=max(a.level, b.level, key=LEVELS.index),
+        mode=a.mode if a.mode == b.mode else mixed,
+        default=default,
+        bad_arch=_milder(a.bad_arch, b.bad_arch),
+        rules=tuple(rules),
+    )
+
+
+def _milder(one: Action, other: Action) -> Action:
+    return min(one, other, key=lambda action: action.rank)
+
+
+def _default(profile: Profile, arch: str) -> Action:
+    return profile.default if arch in profile.arch else profile.bad_arch
+
+
+_Union = dict[tuple["Region", "Action"], "Evidence | None"]
+
+
+def _union(mine: Sequence[SeccompRule], own: Action, theirs: Sequence[SeccompRule], other: Action) -> _Union:
+    # The milder of two decisions, each the severest of its matching rules, is the severest of all pairwise
+    # milder ones (min distributes over max). So it suffices to say, for each rule of one side, where the other
+    # side is no milder, and to do that for both sides.
+    found: _Union = {}
+    exact = _emit(found, mine, own, theirs, other) and _emit(found, theirs, other, mine, own)
+    if not exact or len(found) > max(_MAX_RULES, 2 * (len(mine) + len(theirs))):
+        # widens: every rule with the mildest thing that can happen anywhere in it.
+        found = {}
+        for rules, against, fallback in ((mine, theirs, other), (theirs, mine, own)):
+            floor = min((fallback, *(rule.action for rule in against)), key=lambda action: action.rank)
+            for rule in rules:
+                _put(found, rule.comparators, _milder(rule.action, floor), rule.evidence)
+    _prune(found, mine, theirs)
+    return found
+
+
+def _emit(
+    found: _Union, rules: Sequence[SeccompRule], own: Action, others: Sequence[SeccompRule], other: Action
+) -> bool:
+    regions = [rule.comparators for rule in others]
+    for rule in rules:
+        rank = rule.action.rank
+        milder = [one for one in others if one.action.rank < rank]
+        severer = [one for one in others if one.action.rank >= rank]
+        if other.rank >= rank:
+            if not milder:
+                _put(found, rule.comparators, rule.action, rule.evidence)
+                continue
+            pieces = subtract_all(rule.comparators, [one.comparators for one in milder], _MAX_RULES)
+        else:
+            # Outside the other side's rules its milder default counts; said only where nothing else says it.
+            pieces = []
+            if own.rank < other.rank or any(one.action.rank < other.rank for one in rules):
+                rest = subtract_all(rule.comparators, regions, _MAX_RULES)
+                if rest is None:
+                    return False
+                for piece in rest:
+                    _put(found, piece, other, rule.evidence)
+        if pieces is None:
+            return False
+        for piece in pieces:
+            _put(found, piece, rule.action, rule.evidence)
+        for one in severer:
+            both = intersection(rule.comparators, one.comparators)
+            if both is not None:
+                _put(found, both, rule.action, rule.evidence)
+        if len(found) > 4 * _MAX_RULES:
+            return False
+    return True
+
+
+def _put(found: _Union, region: Region, action: Action, evidence: Evidence | None) -> None:
+    key = (tuple(sorted(region, key=lambda one: one.sort_key)), action)
+    kept = found.get(key)
+    found[key] = evidence if kept is None else kept.joined(evidence)
+
+
+def _prune(found: _Union, mine: Sequence[SeccompRule], theirs: Sequence[SeccompRule]) -> None:
+    # A rule inside another of the same or a severer action never decides. What one side alone holds twice is
+    # its author's business; only what the merge itself made superfluous goes.
+    if {(r.comparators, r.action) for r in mine} == {(r.comparators, r.action) for r in theirs}:
+        return
+    first = {(rule.comparators, rule.action) for rule in mine}
+    second = {(rule.comparators, rule.action) for rule in theirs}
+    wide = sorted(found, key=lambda key: len(key[0]))
+    for key in list(found):
+        region, action = key
+        for outer in wide:
+            if outer == key or outer not in found or outer[1].rank < action.rank:
+                continue
+            if (key in first and outer in first) or (key in second and outer in second):
+                continue
+            if is_subset(region, outer[0]):
+                evidence = found.pop(key)
+                kept = found[outer]
+                if outer[1] == action and evidence is not None:
+                    found[outer] = evidence.joined(kept)
+                break
+
+
+def _program(a: Program, b: Program) -> Program:
+    return Program(
+        a.path if a.path == b.path else None,
+        a.build_id if a.build_id == b.build_id else None,
+        a.argv if a.argv == b.argv else (),
+    )
+
+
+def _learned(a: Learned | None, b: Learned | None) -> Learned | None:
+    if a is None or b is None:
+        return a or b
+    unseen = None if a.unseen is None or b.unseen is None else max(a.unseen, b.unseen)
+    return Learned(
+        runs=a.runs + b.runs,
+        processes=a.processes + b.processes,
+        events=a.events + b.events,
+        lost=a.lost + b.lost,
+        kernel=a.kernel if a.kernel == b.kernel else None,
+        libc=a.libc if a.libc == b.libc else None,
+        unseen=unseen,
+        backend=a.backend if a.backend == b.backend else None,
+        complete=a.complete and b.complete,
+    )
