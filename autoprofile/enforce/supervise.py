@@ -108,11 +108,11 @@ class NotifySupervisor:
     def serve(self, listener: int, child: Child) -> None:
         """Answer until the last task under the filter is gone or `stop` is called.
 
-        The caller closes the listener, its only copy, as soon as this returns or raises: that is what makes
-        pending and later calls fail with ENOSYS.
+        When this returns or raises, the listener is closed and pending and later calls fail with ENOSYS; its
+        number stays taken (by an eventfd) for the caller to close.
 
         Args:
-            listener: close-on-exec listener fd.
+            listener: close-on-exec listener fd, the only copy.
             child: the first process; reaped when it ends, because before Linux 6.11 a zombie still counts as
                 a user of the filter.
 
@@ -120,8 +120,11 @@ class NotifySupervisor:
             BaseException: whatever went wrong, after it was reported and the log closed.
         """
         try:
-            seccomp.set_sync_wake_up(listener)
-            self._loop(listener, child)
+            try:
+                seccomp.set_sync_wake_up(listener)
+                self._loop(listener, child)
+            finally:
+                os.dup2(self._stop_fd, listener, inheritable=False)
         except BaseException as error:
             self.error = error
             if self._audit is not None:
