@@ -37,8 +37,8 @@ def merge(a: Profile, b: Profile) -> Profile:
       merged default, a milder refusal than before perhaps; were it to permit them, the merge fails.
     * **level**: the more permissive. **mode**: kept when equal; else ``denylist`` when the merged default
       permits, else ``hybrid``.
-    * **program**: what both agree on. **learned**: sums; ``unseen`` is the worse of the two, ``complete`` holds
-      when both are. Evidence of equal rules adds up.
+    * **program**: what both agree on. **learned**: sums; ``unseen`` is the worse of the two, ``complete``
+      holds when both are. Evidence of equal rules adds up.
 
     In what it decides, the merge is commutative. When the exact union of one syscall would take more than 256
     rules, refusals beside the milder rules are dropped for that syscall (widens).
@@ -91,8 +91,8 @@ _Union = dict[tuple["Region", "Action"], "Evidence | None"]
 
 def _union(mine: Sequence[SeccompRule], own: Action, theirs: Sequence[SeccompRule], other: Action) -> _Union:
     # The milder of two decisions, each the severest of its matching rules, is the severest of all pairwise
-    # milder ones (min distributes over max). So it suffices to say, for each rule of one side, where the other
-    # side is no milder, and to do that for both sides.
+    # milder ones (min distributes over max). So it suffices to say, for each rule of one side, where the
+    # other side is no milder, and to do that for both sides.
     found: _Union = {}
     exact = _emit(found, mine, own, theirs, other) and _emit(found, theirs, other, mine, own)
     if not exact or len(found) > max(_MAX_RULES, 2 * (len(mine) + len(theirs))):
