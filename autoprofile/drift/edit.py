@@ -35,7 +35,7 @@ def accepting_rule(
     """
     name = syscall_name(arch, nr)
     specs = constrained_args(arch, name) if name else ()
-    compared = tuple(Arg(s.index, "eq", v) for s in specs if (v := args[s.index]) is not None)
+    compared = tuple(Arg(s.index, "eq", v, width=s.width) for s in specs if (v := args[s.index]) is not None)
     limit = None if profile.arch == (arch,) else (arch,)
     return SeccompRule(name or nr, Action.ALLOW, compared or ANY, limit, evidence)
 

@@ -93,7 +93,8 @@ def evidence_of(seen: Sequence[SeenTuple], reason: str | None = None) -> Evidenc
     return Evidence(
         count=sum(t.count for t in seen),
         processes=least_processes(seen),
-        first_s=min(t.first_ns for t in seen) / 1e9,
+        # milliseconds are enough to see an order, and keep profiles comparable
+        first_s=round(min(t.first_ns for t in seen) / 1e9, 3),
         reason=reason,
     )
 

@@ -14,12 +14,24 @@ from autoprofile.abi.syscalls import syscall_nr
 from autoprofile.errors import AutoprofileError, UsageError
 from autoprofile.learn import infer, learn
 from autoprofile.learn.calls import call_groups, canonical
-from autoprofile.observations import Observation, ProgramId, Trace
+from autoprofile.observations import Observation, ProgramId
 from autoprofile.profile import ANY, Action, Profile, Program
 from tests.unit.learn.traces import observed, trace_of
 
 # Calls with one to four constrained arguments, 32 and 64 bits wide, conditional ones among them.
-CALLS = ("socket", "openat", "mmap", "mprotect", "clone", "fcntl", "lseek", "read", "futex", "kill", "accept4")
+CALLS = (
+    "socket",
+    "openat",
+    "mmap",
+    "mprotect",
+    "clone",
+    "fcntl",
+    "lseek",
+    "read",
+    "futex",
+    "kill",
+    "accept4",
+)
 O_CREAT = 0o100
 
 
@@ -141,8 +153,10 @@ def test_joint_tuples_do_not_mix() -> None:
 
 
 def test_mode_of_openat_is_free_without_o_creat() -> None:
-    """openat's mode register holds garbage unless O_CREAT says that it is read."""
-    profile = learn(trace_of(observed("openat", 0, 0, 0, 0xDEAD), observed("openat", 0, 0, O_CREAT | 1, 0o644)))
+    """The mode register of openat holds garbage unless O_CREAT says that it is read."""
+    profile = learn(
+        trace_of(observed("openat", 0, 0, 0, 0xDEAD), observed("openat", 0, 0, O_CREAT | 1, 0o644))
+    )
     assert profile.decide("openat", 0, 0, "O_RDONLY", 0xBEEF).action == Action.ALLOW
     assert profile.decide("openat", 0, 0, "O_WRONLY|O_CREAT", 0o644).action == Action.ALLOW
     assert profile.decide("openat", 0, 0, "O_WRONLY|O_CREAT", 0o666).action == Action.KILL_PROCESS
