@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from autoprofile.filter import opcodes as op
 from autoprofile.filter.lower import ANY_WORD, Case, Decision, WordSet, decision_of, word_offset
-from autoprofile.filter.ranges import FULL32, contains, size
+from autoprofile.filter.ranges import FULL32, contains, least_masked, size
 from autoprofile.filter.tree import Item, Leaf, find, search_tree
 
 if TYPE_CHECKING:
@@ -235,7 +235,8 @@ def _given_range(weighted: Weighted, word: Word, low: int, high: int) -> Weighte
                 # The bits all numbers of the range have in common are known.
                 alike = _U32 >> (low ^ high).bit_length() << (low ^ high).bit_length()
                 masked = _mask_given((one.mask, one.value), _Bits(alike, low & alike))
-                if masked is None:
+                least = least_masked(low, one.mask, one.value)
+                if masked is None or least is None or least > high:
                     continue
                 weight *= (high - low + 1) / size(one.ranges) / len(several)
                 rest = WordSet(FULL32, *masked)

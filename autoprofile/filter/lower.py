@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from autoprofile.abi.syscalls import display_name, syscall_nr
 from autoprofile.filter.opcodes import ARGS_OFFSET
-from autoprofile.filter.ranges import FULL32, FULL64, Ranges, intersect, normal, size
+from autoprofile.filter.ranges import FULL32, FULL64, Ranges, intersect, least_masked, normal, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -105,6 +105,10 @@ def narrow(a: WordSet, b: WordSet) -> WordSet | None:
         elif size(ranges) <= _FEW:
             numbers = (n for low, high in ranges for n in range(low, high + 1))
             ranges, mask, value = normal((n, n) for n in numbers if n & mask == value), 0, 0
+        else:
+            ranges = tuple(
+                r for r in ranges if (n := least_masked(r[0], mask, value)) is not None and n <= r[1]
+            )
     return WordSet(ranges, mask, value) if ranges else None
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["FULL32", "FULL64", "Ranges", "contains", "intersect", "normal", "size"]
+__all__ = ["FULL32", "FULL64", "Ranges", "contains", "intersect", "least_masked", "normal", "size"]
 
 Ranges: TypeAlias = tuple[tuple[int, int], ...]
 
@@ -54,3 +54,18 @@ def contains(a: Ranges, number: int) -> bool:
 def size(a: Ranges) -> int:
     """Count the numbers in the set."""
     return sum(high - low + 1 for low, high in a)
+
+
+def least_masked(low: int, mask: int, value: int) -> int | None:
+    """Give the least 32-bit number from `low` on that is `value` under `mask`; None when there is none."""
+    if low & mask == value:
+        return low
+    # The answer agrees with low above some bit, has that bit where low has not, and is as small as it can
+    # below. The lower that bit, the smaller the answer.
+    for bit in range(32):
+        one = 1 << bit
+        above = ~((one << 1) - 1)
+        if low & one or (mask & one and not value & one) or (low ^ value) & mask & above:
+            continue
+        return (low & above) | one | (value & (one - 1))
+    return None

@@ -6,18 +6,20 @@ that minimises the expected number of tests. Knows nothing of syscalls or argume
 
 from __future__ import annotations
 
+from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from autoprofile.filter.opcodes import JEQ_K, JGE_K
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Sequence
 
 __all__ = ["Branch", "Item", "Leaf", "Tree", "find", "merged", "search_tree"]
 
 
 class Item(NamedTuple):
-    """Numbers from low to high that lead to one outcome."""
+    """Numbers from low to high that lead to one outcome; a weight above 0 is what the tree is optimal for."""
 
     low: int
     high: int
@@ -42,12 +44,12 @@ class Branch(NamedTuple):
 
 Tree: TypeAlias = "Leaf | Branch"
 
-_EXACT = 6  # up to so many ranges, every test is tried
-_WINDOW = 2  # beyond, splits this close to the middle of the weight
-_TEST = 1e-6  # price of a test in the program, against one executed test of the whole weight
+_EXACT = 5  # up to so many ranges, every test is tried
+_MOST_HOT = 16  # dynamic programming over up to so many ranges with weight: m³/6 states of up to m splits
+_TEST = 1e-9  # price of a test in the program, against one executed test
 
 
-def merged(items: list[Item]) -> tuple[Item, ...]:
+def merged(items: Sequence[Item]) -> list[Item]:
     """Join neighbours with one outcome."""
     result: list[Item] = []
     for item in items:
@@ -56,71 +58,24 @@ def merged(items: list[Item]) -> tuple[Item, ...]:
             result[-1] = Item(last.low, item.high, last.outcome, last.weight + item.weight)
         else:
             result.append(item)
-    return tuple(result)
+    return result
 
 
-def search_tree(items: list[Item]) -> Tree:
-    """Find the tree with the fewest expected tests.
+def search_tree(items: Sequence[Item]) -> Tree:
+    """Find the tree with the fewest expected tests; where nothing has weight, a balanced one.
 
-    Dynamic programming over what is left to tell apart: a state is the list of ranges that can still occur. A
-    test is either a split (JGE) or the removal of a single number (JEQ), after which its neighbours are one
-    range if they agree: the number can no longer occur between them. Up to six ranges every test is tried.
-    Beyond, the number of states grows like n⁴, so only removals of the two heaviest numbers and splits near
-    the middle of the weight are tried: the weight-balanced rule is at most about a test from the optimum for
-    trees of splits, and removals pay only for heavy numbers (Anderson et al., "Binary search trees of two-way
-    comparisons").
+    A test either splits what is left (JGE) or removes a single number (JEQ), after which its neighbours are
+    one range if they agree. Up to five ranges every tree is tried. Beyond, dynamic programming runs over the
+    ranges with weight; those without only have to be told apart somewhere below. Its states are an interval
+    of them and how many of the heaviest numbers in it have been removed, since a removal pays most for the
+    heaviest (Anderson, Kannan, Karloff, Ladner: "Thresholds and optimal binary comparison search trees",
+    2002). With more than sixteen weighty ranges the top of the tree is chosen by weight alone, as full
+    programming costs n⁴.
 
     Args:
         items: in order, without gaps, covering all 32-bit numbers that can occur.
     """
-    total = sum(item.weight for item in items) or 1.0
-    # A trace of weight everywhere keeps paths nobody was seen on short, after those that were.
-    traced = [
-        Item(i.low, i.high, i.outcome, i.weight / total + _TEST * min(i.high - i.low + 1, 4)) for i in items
-    ]
-    return _solve(merged(traced), {})[1]
-
-
-def _solve(items: tuple[Item, ...], known: dict[tuple[Item, ...], tuple[float, Tree]]) -> tuple[float, Tree]:
-    if len(items) == 1:
-        return 0.0, Leaf(items[0].outcome)
-    found = known.get(items)
-    if found is not None:
-        return found
-    weight = sum(item.weight for item in items)
-    best: tuple[float, Tree] | None = None
-    for index, single in _candidates(items, weight):
-        if single:
-            left_cost = 0.0
-            yes: Tree = Leaf(items[index].outcome)
-            no_cost, no = _solve(merged([*items[:index], *items[index + 1 :]]), known)
-            code, k = JEQ_K, items[index].low
-        else:
-            left_cost, no = _solve(items[:index], known)
-            no_cost, yes = _solve(items[index:], known)
-            code, k = JGE_K, items[index].low
-        cost = weight + _TEST + left_cost + no_cost
-        if best is None or cost < best[0] - 1e-12:
-            best = cost, Branch(code, k, yes, no)
-    assert best is not None
-    known[items] = best
-    return best
-
-
-def _candidates(items: tuple[Item, ...], weight: float) -> list[tuple[int, bool]]:
-    # (index, True): remove that single number; (index, False): split before that range.
-    count = len(items)
-    singles = [i for i, item in enumerate(items) if item.low == item.high]
-    if count <= _EXACT:
-        return [*((i, True) for i in singles), *((i, False) for i in range(1, count))]
-    passed, middle = 0.0, 0
-    while middle < count - 1 and passed + items[middle].weight < weight / 2:
-        passed += items[middle].weight
-        middle += 1
-    splits = range(max(1, middle + 1 - _WINDOW), min(count - 1, middle + _WINDOW) + 1)
-    singles = sorted(singles, key=lambda i: (-items[i].weight, i))[:2]
-    singles = [i for i in singles if items[i].weight >= weight / 8]
-    return [*((i, True) for i in singles), *((i, False) for i in splits)]
+    return _grow(merged(items))
 
 
 def find(tree: Tree, number: int) -> tuple[Hashable, int]:
@@ -130,3 +85,180 @@ def find(tree: Tree, number: int) -> tuple[Hashable, int]:
         holds = number == tree.k if tree.code == JEQ_K else number >= tree.k
         tree, depth = (tree.yes if holds else tree.no), depth + 1
     return tree.outcome, depth
+
+
+def _grow(items: list[Item]) -> Tree:
+    if len(items) == 1:
+        return Leaf(items[0].outcome)
+    if len(items) <= _EXACT:
+        return _exact(items, {})[1]
+    hot = [i for i, item in enumerate(items) if item.weight > 0]
+    if not hot:
+        return _split(items, len(items) // 2)
+    if len(hot) <= _MOST_HOT:
+        return _Planner(items, hot).realise()
+    weight = sum(items[i].weight for i in hot)
+    heaviest = max(hot, key=lambda i: (items[i].weight if items[i].low == items[i].high else 0.0, -i))
+    if items[heaviest].low == items[heaviest].high and items[heaviest].weight >= weight / 4:
+        return _remove(items, heaviest)
+    # The first split behind which at most half of the weight lies, or the one before it: the more even one.
+    passed = list(accumulate(item.weight for item in items))
+    at = next(i for i, so_far in enumerate(passed) if so_far >= weight / 2) + 1
+    if at == len(items) or (
+        at > 1 and weight - passed[at - 2] - passed[at - 2] < 2 * passed[at - 1] - weight
+    ):
+        at -= 1
+    return _split(items, at)
+
+
+def _split(items: list[Item], at: int) -> Branch:
+    return Branch(JGE_K, items[at].low, yes=_grow(items[at:]), no=_grow(items[:at]))
+
+
+def _without(items: list[Item], at: int) -> list[Item]:
+    # The number at `at` can no longer occur, so its neighbours touch.
+    if 0 < at < len(items) - 1 and items[at - 1].outcome == items[at + 1].outcome:
+        return [*items[: at - 1], *merged((items[at - 1], items[at + 1])), *items[at + 2 :]]
+    return [*items[:at], *items[at + 1 :]]
+
+
+def _remove(items: list[Item], at: int) -> Branch:
+    return Branch(JEQ_K, items[at].low, yes=Leaf(items[at].outcome), no=_grow(_without(items, at)))
+
+
+def _exact(items: list[Item], known: dict[tuple[Item, ...], tuple[float, Tree]]) -> tuple[float, Tree]:
+    # The cheapest of all trees, and its cost: expected tests, then tests in the program.
+    if len(items) == 1:
+        return 0.0, Leaf(items[0].outcome)
+    key = tuple(items)
+    if key in known:
+        return known[key]
+    options: list[tuple[float, Tree]] = []
+    for at, item in enumerate(items):
+        if item.low == item.high:
+            cost, no = _exact(_without(items, at), known)
+            options.append((cost, Branch(JEQ_K, item.low, Leaf(item.outcome), no)))
+        if at:
+            cost, no = _exact(items[:at], known)
+            more, yes = _exact(items[at:], known)
+            options.append((cost + more, Branch(JGE_K, item.low, yes, no)))
+    cost, tree = min(options, key=lambda o: o[0])
+    known[key] = cost + _TEST + sum(item.weight for item in items), tree
+    return known[key]
+
+
+class _Planner:
+    # Dynamic programming over the ranges with weight. A state (i, j, h) means: of the hot ranges i to j-1,
+    # the h heaviest single numbers have been removed. What lies between them weighs nothing.
+
+    def __init__(self, items: list[Item], hot: list[int]) -> None:
+        self._items = items
+        self._hot = [items[at] for at in hot]
+        # Whether something without weight lies before each hot range, and behind the last.
+        self._gap = [a + 1 < b for a, b in pairwise([-1, *hot, len(items)])]
+        self._plan: dict[tuple[int, int, int], tuple[float, int | None]] = {}
+
+    @cached_property
+    def _singles(self) -> dict[tuple[int, int], list[int]]:
+        order = sorted(
+            (i for i, item in enumerate(self._hot) if item.low == item.high),
+            key=lambda i: (-self._hot[i].weight, i),
+        )
+        size = len(self._hot)
+        return {(i, j): [x for x in order if i <= x < j] for i in range(size) for j in range(i + 1, size + 1)}
+
+    @cached_property
+    def _passed(self) -> list[float]:
+        return list(accumulate((item.weight for item in self._hot), initial=0.0))
+
+    def _best(self, i: int, j: int, h: int) -> tuple[float, int | None]:
+        # The expected tests of a state, and its first test: a split before that hot range, or None for
+        # removing the heaviest number left.
+        found = self._plan.get((i, j, h))
+        if found is not None:
+            return found
+        singles = self._singles[i, j]
+        left = j - i - h
+        weight = self._passed[j] - self._passed[i] - sum(self._hot[x].weight for x in singles[:h])
+        choice: int | None = None
+        if left == 0:
+            cost = 0.0
+        elif left == 1:
+            # One number is told from all others by one test, a range by one for each side where others are.
+            cost = weight * (1 if h < len(singles) else self._sides(self._last(i, j, h), i, j))
+        else:
+            cost = weight + self._best(i, j, h + 1)[0] if h < len(singles) else float("inf")
+            for at in range(i + 1, j):
+                below = sum(x < at for x in singles[:h])
+                if below == at - i or h - below == j - at:
+                    continue  # one side would be empty
+                option = weight + self._best(i, at, below)[0] + self._best(at, j, h - below)[0]
+                if option < cost - 1e-12:
+                    cost, choice = option, at
+        self._plan[i, j, h] = cost, choice
+        return cost, choice
+
+    def _last(self, i: int, j: int, h: int) -> int:
+        # The one range left when all other numbers of a state have been removed.
+        return next(x for x in range(i, j) if x not in self._singles[i, j][:h])
+
+    def _sides(self, x: int, i: int, j: int) -> int:
+        before = x != i or (self._gap[i] and (i == 0 or not self._cut_at_upper(i)))
+        behind = x != j - 1 or (self._gap[j] and (j == len(self._hot) or self._cut_at_upper(j)))
+        return before + behind
+
+    def _cut_at_upper(self, at: int) -> bool:
+        # A split between two hot ranges runs along the edge of one that is no single number, the heavier if
+        # neither is: that saves a test there. Is it the upper one's?
+        lower, upper = self._hot[at - 1], self._hot[at]
+        return upper.low != upper.high and (lower.low == lower.high or upper.weight >= lower.weight)
+
+    def realise(self) -> Tree:
+        return self._realise(self._items, 0, len(self._hot), 0)
+
+    def _realise(self, items: list[Item], i: int, j: int, h: int) -> Tree:
+        left = j - i - h
+        if len(items) <= _EXACT or left == 0:
+            return _grow(items)
+        _, at = self._best(i, j, h)
+        singles = self._singles[i, j]
+        if at is None and h < len(singles):
+            here = _position(items, self._hot[singles[h]])
+            if here is None:
+                return _grow(items)
+            rest = self._realise(_without(items, here), i, j, h + 1)
+            return Branch(JEQ_K, items[here].low, Leaf(items[here].outcome), rest)
+        if at is None:
+            here = _position(items, self._hot[self._last(i, j, h)])
+            return _grow(items) if here is None else _split(items, here or 1)
+        cut = self._cut(items, at)
+        if cut is None:
+            return _grow(items)
+        below = sum(x < at for x in singles[:h])
+        yes = self._realise(items[cut:], at, j, h - below)
+        no = self._realise(items[:cut], i, at, below)
+        return Branch(JGE_K, items[cut].low, yes, no)
+
+    def _cut(self, items: list[Item], at: int) -> int | None:
+        # Where to split between two hot ranges; in the middle of what lies between two single numbers.
+        first, last = self._edge(items, at - 1, -1), self._edge(items, at, 1)
+        if first is None or last is None or first >= last:
+            return None
+        if self._cut_at_upper(at):
+            return last
+        if items[first].low != items[first].high:
+            return first + 1
+        return (first + 1 + last) // 2
+
+    def _edge(self, items: list[Item], hot: int, step: int) -> int | None:
+        # The nearest hot range still there, from one on in one direction.
+        while 0 <= hot < len(self._hot):
+            here = _position(items, self._hot[hot])
+            if here is not None:
+                return here
+            hot += step
+        return None
+
+
+def _position(items: list[Item], wanted: Item) -> int | None:
+    return next((at for at, item in enumerate(items) if item.low == wanted.low and item == wanted), None)

@@ -198,7 +198,10 @@ def test_calls_seen_often_are_answered_early() -> None:
     """The measured counts order the tests: a call seen a million times costs fewer instructions than one seen once."""
     rules = [
         SeccompRule(
-            name, Action.ALLOW, (Arg(1, "eq", 7, width=32),), evidence=Evidence(10**6 if name == "ioctl" else 1)
+            name,
+            Action.ALLOW,
+            (Arg(1, "eq", 7, width=32),),
+            evidence=Evidence(10**6 if name == "ioctl" else 1),
         )
         for name in ("read", "write", "openat", "ioctl", "fcntl", "socket", "prctl", "mmap", "futex")
     ]
@@ -230,7 +233,7 @@ def test_equal_rules_of_several_calls_share_their_code() -> None:
 def test_a_filter_above_the_limit_names_the_costliest_calls() -> None:
     """More than 4096 instructions is an error that names where they go."""
     built = Filter(default=Action.errno(1))
-    built.add_rule("ioctl", Action.ALLOW, Arg(1, "in", range(0, 40_000, 3)))
+    built.add_rule("ioctl", Action.ALLOW, Arg(1, "in", range(0, 15_000, 3)))
     built.add_rule("read", Action.ALLOW)
     with pytest.raises(FilterTooLarge, match=r"instructions.* 4096") as caught:
         built.compile()

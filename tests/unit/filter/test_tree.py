@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from functools import cache
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprofile.filter.tree import Branch, Item, Tree, find, merged, search_tree
@@ -47,18 +48,27 @@ def least(items: tuple[Item, ...]) -> float:
         options = [solve(left[:i]) + solve(left[i:]) for i in range(1, len(left))]
         for i, item in enumerate(left):
             if item.low == item.high:
-                options.append(solve(merged([*left[:i], *left[i + 1 :]])))
+                options.append(solve(tuple(merged([*left[:i], *left[i + 1 :]]))))
         return sum(i.weight for i in left) + min(options)
 
-    return solve(merged(list(items)))
+    return solve(tuple(merged(items)))
 
 
-@settings(max_examples=60, deadline=None)
-@given(item_lists(most=9))
-def test_small_trees_are_close_to_optimal(items: list[Item]) -> None:
-    """Up to nine ranges the expected number of tests is at most 12 % above the least possible."""
-    total = sum(i.weight for i in items) or 1
-    assert average(search_tree(items), items) <= 1.12 * least(tuple(items)) / total + 0.01
+def test_small_trees_are_close_to_optimal() -> None:
+    """Over 400 random lists of up to eight ranges the trees need at most 1.5 % more tests than the best ones."""
+    rng = random.Random(7)
+    ours = best = 0.0
+    for _ in range(400):
+        edges = sorted(rng.sample(range(1, 24), rng.randrange(2, 8)))
+        lows = [0, *edges]
+        items = [
+            Item(low, high, rng.choice("ABCD"), rng.choice([0.0, 0.0, 1.0, 2.0, 20.0]))
+            for low, high in zip(lows, [e - 1 for e in edges] + [U32], strict=True)
+        ]
+        total = sum(i.weight for i in items) or 1
+        ours += average(search_tree(items), items)
+        best += least(tuple(items)) / total
+    assert best <= ours <= 1.015 * best
 
 
 def test_equal_neighbours_need_no_test() -> None:
