@@ -13,6 +13,8 @@ from autoprofile.trace.filtered import run_filtered
 from autoprofile.trace.status import shell_status
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from autoprofile.trace.source import Command
     from autoprofile.trace.status import Child
 
@@ -45,6 +47,7 @@ def enforce(
     supervisor: Supervisor | None = None,
     privileged: bool = False,
     log: bool = False,
+    arches: Collection[str] | None = None,
 ) -> int:
     """Run a command under a filter to its end.
 
@@ -58,16 +61,23 @@ def enforce(
         privileged: leave no_new_privs unset; needs CAP_SYS_ADMIN. widens: setuid programs that the command
             starts gain their rights, under the same filter.
         log: have the kernel log every action but ALLOW (SECCOMP_FILTER_FLAG_LOG).
+        arches: those the profile is for; a program of another is refused. None asks for no such check.
 
     Returns:
         The program's exit code, or 128 + the signal that ended it (159: killed by the filter).
 
     Raises:
-        LaunchError: 127 not found, 126 cannot be executed, 125 the filter cannot be installed.
+        LaunchError: 127 not found, 126 cannot be executed, 125 the filter cannot be installed or
+            is not for the program's arch.
     """
     flags = kernel.seccomp.FLAG_LOG if log else 0
     with run_filtered(
-        command, bytes(program), flags=flags, new_listener=supervisor is not None, privileged=privileged
+        command,
+        bytes(program),
+        flags=flags,
+        new_listener=supervisor is not None,
+        privileged=privileged,
+        arches=arches,
     ) as running:
         if supervisor is not None and running.listener is not None:
             supervisor.serve(running.listener, running.child)

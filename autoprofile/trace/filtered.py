@@ -19,7 +19,7 @@ from autoprofile.trace.launch import kill_tracee, launch
 from autoprofile.trace.status import Child, Forwarding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from autoprofile.trace.source import Command
 
@@ -52,6 +52,7 @@ def run_filtered(
     new_listener: bool = False,
     privileged: bool = False,
     kill_on: int = 0,
+    arches: Collection[str] | None = None,
 ) -> Iterator[Running]:
     """Start a command under a filter; afterwards close the listener and, on an error, kill the child.
 
@@ -62,9 +63,12 @@ def run_filtered(
         new_listener: see `install_filter`.
         privileged: leave no_new_privs unset.
         kill_on: which SIGINT kills the program (see `Forwarding`).
+        arches: those the filter judges; a program of another would die at its first instruction, so it is
+            refused instead. None asks for no such check.
 
     Raises:
-        LaunchError: 127 not found, 126 cannot be executed, 125 the filter cannot be installed.
+        LaunchError: 127 not found, 126 cannot be executed, 125 the filter cannot be installed or is not for
+            the program's arch.
     """
     if privileged and not kernel.has_cap_sys_admin():
         raise LaunchError(
@@ -76,6 +80,12 @@ def run_filtered(
     # Until the handlers are in place signals wait; the child has its own mask.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
+        if arches is not None and stopped.arch not in arches:
+            raise LaunchError(
+                f"{command.argv[0]} is a {stopped.arch} program, the profile is for {', '.join(arches)} only",
+                exit_status=125,
+                hint=f"learn it on this arch, or add {stopped.arch} to the profile's `arch` with its rules",
+            )
         listener = install_filter(
             stopped, program, flags=flags, new_listener=new_listener, no_new_privs=not privileged
         )
