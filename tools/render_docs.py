@@ -1,13 +1,13 @@
 """Write README.md and docs/cli.md from docs/templates/, making every example by running it.
 
 In a template, a line ``@run COMMAND`` becomes a console block with the command and what it printed;
-``@run[3] COMMAND`` insists on that exit status (0 otherwise); ``@file NAME`` shows a file of the examples;
-``@exits`` is the table of exit statuses and ``@verbs`` the help of every verb. Commands run one after
-the other in a scratch directory that starts as a copy of docs/examples/.
+``@run[3] COMMAND`` insists on that exit status (0 otherwise); ``@file NAME`` shows a file of the
+examples; ``@exits`` is the table of exit statuses and ``@verbs`` the help of every verb. Commands run one
+after the other in a scratch directory that starts as a copy of docs/examples/.
 
-An example that prints nothing or ends otherwise than said aborts the rendering, so a page never shows a run
-that did not happen. ``--check`` renders again and fails when a page would change; numbers that differ from run
-to run (counts, times, addresses, versions) are not compared.
+An example that prints nothing or ends otherwise than said aborts the rendering, so a page never shows
+a run that did not happen. ``--check`` renders again and fails when a page would change; numbers that
+differ from run to run (counts, times, addresses, versions) are not compared.
 
     python tools/render_docs.py [--check]
 """

@@ -71,7 +71,7 @@ class Enforcement:
         command = Command(tuple(argv))
         if not self._is_supervised:
             program = compile_profile(self._with_fallbacks())
-            return enforce(command, program, privileged=privileged)
+            return enforce(command, program, privileged=privileged, arches=self._profile.arch)
         return self._run_supervised(command, output, privileged=privileged)
 
     def _with_fallbacks(self) -> Profile:
@@ -118,7 +118,9 @@ class Enforcement:
         supervisor = NotifySupervisor(
             self._answer, complain=self._complain, audit=audit, on_trouble=output.warn
         )
-        status = enforce(command, program, supervisor=supervisor, privileged=privileged)
+        status = enforce(
+            command, program, supervisor=supervisor, privileged=privileged, arches=self._profile.arch
+        )
         self._summarise(supervisor, output)
         return status
 

@@ -9,11 +9,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from autoprofile.abi.constants import decode_value
 from autoprofile.abi.risk import syscall_risk
+from autoprofile.abi.signatures import constrained_args
 from autoprofile.abi.syscalls import display_name
-from autoprofile.profile.wording import arg_name, call_text, comparator_text, value_text
+from autoprofile.profile.wording import arg_name, comparator_text, value_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from autoprofile.observations import Observation, Trace
     from autoprofile.profile import Arg, Profile, SeccompRule
 
@@ -199,9 +203,7 @@ def call_rows(trace: Trace) -> list[CallRow]:
             CallRow(
                 arch=arch,
                 syscall=name,
-                call=call_text(arch, name, [a or 0 for a in args])
-                if not name.isdigit()
-                else f"syscall {name}",
+                call=_call_text(arch, name, args),
                 count=sum(o.count for o in same),
                 processes=sum(o.processes for o in same),
                 first_s=min(o.first_ns for o in same) / 1e9,
@@ -210,6 +212,17 @@ def call_rows(trace: Trace) -> list[CallRow]:
             )
         )
     return sorted(rows, key=lambda r: (-r.count, r.arch, r.call))
+
+
+def _call_text(arch: str, name: str, args: Sequence[int | None]) -> str:
+    # Only what the kernel reads in this very call: openat's mode means nothing without O_CREAT.
+    values = [a or 0 for a in args]
+    shown = [
+        f"{spec.name}={decode_value(arch, spec, values[spec.index])}"
+        for spec in constrained_args(arch, name)
+        if args[spec.index] is not None and (spec.used_if is None or spec.used_if.holds(values))
+    ]
+    return f"syscall {name}" if name.isdigit() else f"{name}({', '.join(shown)})"
 
 
 def program_rows(trace: Trace) -> list[tuple[str, int, int]]:

@@ -241,8 +241,8 @@ def diff_text(changes: Sequence[Change], style: Style) -> str:
     """Return the changes between two profiles, what widens first."""
     page = TextPage(style)
     if not changes:
-        page.line("the profiles accept the same calls", "green")
-    order = {"widened": 0, "changed": 1, "narrowed": 2}
+        page.line("no difference", "green")
+    order = {"widened": 0, "narrowed": 1, "changed": 2}
     signs = {"widened": "+", "changed": "~", "narrowed": "-"}
     colours = {"widened": "yellow", "changed": "cyan", "narrowed": "green"}
     for kind in sorted({c.kind for c in changes}, key=lambda k: (order.get(k, 9), k)):
