@@ -185,8 +185,11 @@ class Recorder:
             self._fold(program, cells)
 
     def tally(self) -> Tally:
-        """Return how far the recording is (walks the live cells: for a progress line, not per call)."""
-        live = sum(cell[COUNT] for _, cells in self._open.values() for cell in cells.values())
+        """Return how far the recording is; walks the live cells, so a few times a second at most.
+
+        May be called from another thread than the one that records: list() copies in one step.
+        """
+        live = sum(cell[COUNT] for _, cells in list(self._open.values()) for cell in list(cells.values()))
         return Tally(len(self._keyers), len(self._seen), self._closed_events + live, self._processes)
 
     def finish(self, meta: TraceMeta) -> Trace:

@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Final
 from autoprofile import kernel
 from autoprofile.abi.arch import ARCHES
 from autoprofile.abi.syscalls import syscall_nr
-from autoprofile.kernel.ptrace import EVENT_EXEC, EVENT_STOP, WALL, TraceOption
+from autoprofile.kernel.ptrace import (
+    EVENT_CLONE,
+    EVENT_EXEC,
+    EVENT_FORK,
+    EVENT_STOP,
+    EVENT_VFORK,
+    WALL,
+    TraceOption,
+)
 from autoprofile.observations import OK, RETURN, Recorder, TraceMeta, call_code
 from autoprofile.trace.launch import launch
 from autoprofile.trace.program_id import libc_of, loaded_objects, program_of, thread_group_of
@@ -50,6 +58,7 @@ _WNOTHREAD: Final = 0x20000000
 _WAIT: Final = WALL | _WNOTHREAD
 
 _SYSCALL_STOP: Final = (signal.SIGTRAP | 0x80) << 8 | 0x7F  # the whole wait status, under TRACESYSGOOD
+_BIRTHS: Final = frozenset({EVENT_CLONE, EVENT_FORK, EVENT_VFORK})
 _GROUP_STOPS: Final = frozenset({signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
 
 _U32: Final = 0xFFFFFFFF
@@ -76,16 +85,21 @@ class PtraceSource:
     ) -> RunResult:
         """Run the command until its last descendant has ended; see `TraceSource.run`.
 
+        Once the command's first process has ended, Ctrl-C asks what it left behind to end (SIGTERM), and
+        kills it the second time. Meanwhile every child of the calling thread is reaped here, whether of the
+        command or not; start this in a thread of its own when that matters.
+
         `privileged` changes nothing here: ptrace sets no no_new_privs, and the kernel itself ignores the
         set-uid bit for the tracees of an unprivileged tracer (in the ledger as ``setuid_ignored``).
         """
         del privileged
         stopped = launch(command, options=_OPTIONS)
         started_s = time.time()
-        tracees = _Tracees(stopped.pid)
-        family = _Family(stopped.pid, tracees)
-        forwarding = Forwarding(family, kill_on=2)
-        forwarding.interrupts = self._interrupts
+        child = Child(stopped.pid)
+        tracees = _Tracees(child)
+        forwarding = Forwarding(child, kill_on=2)
+        forwarding.send, forwarding.on_interrupt = tracees.send_signal, tracees.interrupted
+        forwarding.interrupts += self._interrupts
         self._forwarding = forwarding
         try:
             libc = str(libc_of(stopped.pid))
@@ -94,7 +108,7 @@ class PtraceSource:
         finally:
             self._forwarding = None
             tracees.kill()
-            family.close()
+            child.close()
         if forwarding.interrupts:
             tracees.recorder.ledger.add("interrupted", detail="Ctrl-C during the run")
         status = shell_status(tracees.root_status)
@@ -109,39 +123,26 @@ class PtraceSource:
             forwarding.interrupt()
 
 
-class _Family(Child):
-    # The program as `Forwarding` sees it: signals go to its first process, and once that has ended to those
-    # it left behind (a daemon), which are then all that Ctrl-C can mean.
-
-    def __init__(self, pid: int, tracees: _Tracees) -> None:
-        super().__init__(pid)
-        self._tracees = tracees
-
-    def send_signal(self, signum: int) -> bool:
-        if signum != signal.SIGKILL and not self._tracees.root_ended:
-            return super().send_signal(signum)
-        groups = list(self._tracees.threads)
-        for tgid in groups:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(tgid, signum)
-        return bool(groups)
-
-
 class _Tracees:
     # All tracees of one run, and the loop that follows them.
 
-    def __init__(self, root: int) -> None:
-        self.root = root
+    def __init__(self, child: Child) -> None:
+        self.child = child
+        self.root = child.pid
         self.root_status = 0
         self.root_ended = False
         self.recorder = Recorder(returns=True)
         self.threads: dict[int, set[int]] = {}  # thread group -> its live threads
-        self.progress = Progress(0, 0, 0, 0, 0.0)
         self.start_ns = time.monotonic_ns()
         self.end_ns = self.start_ns
         self._groups: dict[int, int] = {}  # thread -> thread group
         self._counters: dict[int, Counter] = {}  # thread -> where its calls are counted
         self._pending: dict[int, Cell] = {}  # thread -> the call it is in
+        # A birth is told twice, by the parent's event and the child's first stop, in either order; here are
+        # the threads of which only one has come.
+        self._unborn: set[int] = set()  # reported, not stopped yet
+        self._early: set[int] = set()  # stopped, perhaps even dead, but not reported
+        self._executed_over: set[int] = set()  # ended by an execve of their process, not yet reaped
         self._libraries: dict[str, str] = {}
         self._noted = {**_codes("clone"), **_codes("clone3"), **_codes("exit_group")}
 
@@ -153,14 +154,15 @@ class _Tracees:
         # Everything the loop touches on every stop is a local name: two stops a call.
         waitpid, now, read, go = os.waitpid, time.monotonic_ns, info_reader(), resume
         counters, pending, noted, start = self._counters, self._pending, self._noted, self.start_ns
-        report_ns = 0
         while True:
             try:
                 tid, status = waitpid(-1, _WAIT)
             except ChildProcessError:
-                break  # no tracee is left
+                break
             if status != _SYSCALL_STOP:
                 self._stopped(tid, status)
+                if not self.threads and not self._unborn:
+                    break  # others may still be children of ours, but no tracees
                 continue
             try:
                 op, audit, _, _, nr, a0, a1, a2, a3, a4, a5 = read(tid)
@@ -171,8 +173,6 @@ class _Tracees:
                     pending[tid] = count(code, (a0, a1, a2, a3, a4, a5), ts_ns)
                     if code in noted:
                         self._note_call(tid, noted[code], a0)
-                    if ts_ns > report_ns:
-                        report_ns = ts_ns + self._refresh_progress(ts_ns)
                 elif op == EXIT and (cell := pending.pop(tid, None)) is not None:
                     if a0 & 0xFF:
                         Recorder.returned(cell, -nr & _U64)
@@ -189,7 +189,7 @@ class _Tracees:
         for tgid in list(self.threads):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(tgid, signal.SIGKILL)
-        while self.threads:
+        while self.threads or self._unborn:
             try:
                 tid, status = os.waitpid(-1, _WAIT)
             except ChildProcessError:
@@ -202,6 +202,20 @@ class _Tracees:
                     resume(tid, 0)
             else:
                 self._ended(tid, status)
+
+    def send_signal(self, signum: int) -> None:
+        """Pass a signal sent to the tool on to the program, or after its end to what it left behind."""
+        if signum != signal.SIGKILL and not self.root_ended:
+            self.child.send_signal(signum)
+            return
+        for tgid in list(self.threads):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(tgid, signum)
+
+    def interrupted(self) -> None:
+        """Take note of Ctrl-C: while the program runs the terminal has told it, but not a daemon it left."""
+        if self.root_ended:
+            self.send_signal(signal.SIGTERM)
 
     def trace(self, command: Command, started_s: float, libc: str, status: int) -> Trace:
         return self.recorder.finish(
@@ -233,12 +247,19 @@ class _Tracees:
                     return
             elif event == EVENT_EXEC:
                 self._executed(tid)
+            elif event in _BIRTHS:
+                child = event_message(tid)
+                if child in self._early:
+                    self._early.discard(child)
+                else:
+                    self._unborn.add(child)
             resume(tid, 0 if event else signum)
         except Vanished as error:
             self._vanished(error)
 
     def _adopt(self, tid: int) -> Counter:
-        # /proc tells, rather than the parent's event: that may come later than the child's first stop.
+        # /proc tells, rather than the parent's event: that may come later.
+        self._seen(tid)
         tgid = thread_group_of(tid) or tid
         siblings = self.threads.get(tgid)
         if siblings:
@@ -262,6 +283,8 @@ class _Tracees:
         call = self._pending.pop(former, None)
         for tid in self.threads.pop(tgid, set()) - {tgid}:
             self._forget(tid)
+            if tid != former:
+                self._executed_over.add(tid)
         self._pending.pop(tgid, None)
         if call is not None:
             self._pending[tgid] = call
@@ -277,12 +300,22 @@ class _Tracees:
         tgid = self._groups.get(tid)
         self._forget(tid)
         if tgid is None:
-            return  # died before its first stop, or in someone else's execve
+            # Killed before its first stop; or ended by an execve of its process, and then it was seen before.
+            if tid not in self._executed_over:
+                self._seen(tid)
+            self._executed_over.discard(tid)
+            return
         threads = self.threads.get(tgid, set())
         threads.discard(tid)
         if not threads:
             self.threads.pop(tgid, None)
             self.recorder.close_process(tgid)
+
+    def _seen(self, tid: int) -> None:
+        if tid in self._unborn:
+            self._unborn.discard(tid)
+        elif tid != self.root:
+            self._early.add(tid)
 
     def _forget(self, tid: int) -> None:
         self._groups.pop(tid, None)
@@ -328,13 +361,6 @@ class _Tracees:
             path = program_of(pid).path
             self.recorder.ledger.add("setuid_ignored", detail=f"{path} ran without the rights it asks for")
 
-    def _refresh_progress(self, ts_ns: int) -> int:
-        tally = self.recorder.tally()
-        self.progress = Progress(
-            tally.syscalls, tally.observations, tally.events, tally.processes, ts_ns / 1e9
-        )
-        return int(_PROGRESS_S * 1e9)
-
 
 @contextlib.contextmanager
 def _reporting(tracees: _Tracees, on_progress: OnProgress | None) -> Iterator[None]:
@@ -347,8 +373,10 @@ def _reporting(tracees: _Tracees, on_progress: OnProgress | None) -> Iterator[No
     def report() -> None:
         while not done.wait(_PROGRESS_S):
             elapsed_s = (time.monotonic_ns() - tracees.start_ns) / 1e9
-            now = tracees.progress
-            on_progress(Progress(now.syscalls, now.observations, now.events, now.processes, elapsed_s))
+            tally = tracees.recorder.tally()
+            on_progress(
+                Progress(tally.syscalls, tally.observations, tally.events, tally.processes, elapsed_s)
+            )
 
     reporter = threading.Thread(target=report, name="progress", daemon=True)
     reporter.start()
