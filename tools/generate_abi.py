@@ -3,8 +3,8 @@
 
 build    data files from the distilled sources and the curated files in tools/abi (no network; the default)
 extract  distil the public sources again, then build; needs gcc-multilib, manpages-dev, tracefs, and either
-         --wheel and --deb or the network (pip download, apt-get download) for the two pinned packages
-check    build into memory and compare with the files in place; exit 1 and name the difference when they differ
+         the two pinned packages in --cache or the network (pip download, apt-get download)
+check    build into memory and compare with the files in place; exit 1 and name those that differ
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def extract_all(cache: Path, only: list[str]) -> None:
 
 def main() -> int:
     """Run one of the three commands."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("command", nargs="?", default="build", choices=["build", "extract", "check"])
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "autoprofile-abi-sources")
     parser.add_argument("--only", action="append", default=[], help="distil just this source (repeatable)")

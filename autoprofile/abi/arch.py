@@ -6,11 +6,14 @@ apart by bit 30 of the syscall number, so it is an architecture of its own here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from autoprofile.errors import AutoprofileError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "ARCHES",
@@ -38,8 +41,8 @@ class Arch:
     Attributes:
         name: as libseccomp and strace spell it, except that arm means 32-bit EABI.
         audit_arch: ``AUDIT_ARCH_*`` as in ``seccomp_data.arch``.
-        bits: width of an argument register as the kernel reads it; 64 for x32, whose pointers are 32 bits wide
-            but whose calls go through the 64-bit entry.
+        bits: width of an argument register as the kernel reads it; 64 for x32, whose pointers are 32 bits
+            wide but whose calls go through the 64-bit entry.
         machine: ``uname -m`` values that run this ABI natively.
         nr_bit: bit that every number of this ABI carries in ``seccomp_data.nr`` (x32), else 0.
     """
@@ -91,7 +94,7 @@ def arch_from_audit(audit_arch: int, nr: int) -> str:
     name = _BY_TOKEN.get(audit_arch)
     if name is None:
         return f"0x{audit_arch:08x}"
-    # nr -1 is what a tracer leaves behind to skip a call; it carries the bit but is no x32 call (x86 syscall_64.c).
+    # nr -1 is what a tracer leaves behind to skip a call; it has the bit, but is no x32 call.
     if name == "x86_64" and nr & X32_SYSCALL_BIT and nr & 0xFFFFFFFF != 0xFFFFFFFF:
         return "x32"
     return name

@@ -6,13 +6,17 @@ symbol stays a number. Numbers are Linux's own, from data, never those of the ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from autoprofile.abi._tables import read_rows
+from autoprofile.abi._tables import read_rows, read_text, rows_of
 from autoprofile.abi.arch import AbiError
-from autoprofile.abi.signatures import ArgSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from autoprofile.abi.signatures import ArgSpec
 
 __all__ = [
     "constant_sets",
@@ -36,14 +40,15 @@ class _Symbol:
     value: int
 
 
-_rows: dict[str, list[list[str]]] = {}
+_text = ""
 _sets: dict[tuple[str, str], tuple[tuple[_Symbol, ...], Mapping[str, int]]] = {}
 _texts: dict[tuple[str, str | None, str, int, bool, int], str] = {}
 
 
-def _load_rows() -> None:
-    for row in read_rows("constants.tsv"):
-        _rows.setdefault(row[0], []).append(row[1:])
+def _file() -> str:
+    global _text
+    _text = _text or read_text("constants.tsv")
+    return _text
 
 
 def _set(set_name: str, arch: str) -> tuple[tuple[_Symbol, ...], Mapping[str, int]]:
@@ -51,13 +56,12 @@ def _set(set_name: str, arch: str) -> tuple[tuple[_Symbol, ...], Mapping[str, in
     found = _sets.get(key)
     if found is not None:
         return found
-    if not _rows:
-        _load_rows()
-    if set_name not in _rows:
+    rows = rows_of(_file(), set_name)
+    if not rows:
         raise AbiError(f"unknown constant set {set_name!r}")
     symbols: list[_Symbol] = []
     values: dict[str, int] = {}
-    for name, mask_text, value_text, *overrides in _rows[set_name]:
+    for name, mask_text, value_text, *overrides in rows:
         for override in overrides:
             arches, _, text = override.partition("=")
             if f",{arch}," in f",{arches},":
@@ -78,9 +82,10 @@ def _set(set_name: str, arch: str) -> tuple[tuple[_Symbol, ...], Mapping[str, in
 
 def constant_sets() -> Mapping[str, int]:
     """Return the names of all constant sets, each with how many symbols it holds over all architectures."""
-    if not _rows:
-        _load_rows()
-    return MappingProxyType({name: len(rows) for name, rows in _rows.items()})
+    counts: dict[str, int] = {}
+    for row in read_rows("constants.tsv"):
+        counts[row[0]] = counts.get(row[0], 0) + 1
+    return MappingProxyType(counts)
 
 
 def constants(set_name: str, arch: str) -> Mapping[str, int]:
@@ -89,7 +94,7 @@ def constants(set_name: str, arch: str) -> Mapping[str, int]:
 
 
 def _is_signed(ctype: str) -> bool:
-    return ctype.split(" ")[-1] in {
+    return ctype.rsplit(" ", maxsplit=1)[-1] in {
         "int", "long", "pid_t", "loff_t", "off_t", "clockid_t", "ssize_t", "key_serial_t", "mqd_t", "timer_t",
         "compat_long_t", "compat_pid_t", "compat_off_t", "compat_loff_t", "s32", "__s32", "key_t",
     } and "unsigned" not in ctype  # fmt: skip
@@ -159,7 +164,7 @@ def encode_value(arch: str, spec: ArgSpec, text: str | int) -> int:
     Accepts symbols and numbers joined by ``|``, and negative numbers as two's complement.
 
     Raises:
-        AbiError: a symbol is not known for this argument (near names in the hint), or the number does not fit.
+        AbiError: a symbol is not known for this argument (the hint has near names), or a number does not fit.
     """
     if isinstance(text, int):
         return _fit(spec, text)
@@ -188,13 +193,13 @@ def _symbol(arch: str, spec: ArgSpec, word: str) -> int:
     if value is None:
         raise AbiError(
             f"{word!r} is no value of argument {spec.name!r} ({spec.kind}) on {arch}",
-            hint=_near_hint(word, spec, known),
+            hint=_near_hint(word, known),
         )
-    # Symbols are kept as 64-bit numbers: a negative one (AT_FDCWD) comes back as such and is cut by the caller.
+    # Symbols are kept as 64-bit numbers: a negative one (AT_FDCWD) turns negative again, the caller cuts it.
     return value - (1 << 64) if value >> 63 and spec.width == 32 else value
 
 
-def _near_hint(word: str, spec: ArgSpec, known: Mapping[str, int]) -> str:
+def _near_hint(word: str, known: Mapping[str, int]) -> str:
     import difflib
 
     near = difflib.get_close_matches(word, known, n=3) or difflib.get_close_matches(word.upper(), known, n=3)

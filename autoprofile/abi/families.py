@@ -29,7 +29,7 @@ def families() -> dict[str, frozenset[str]]:
 
 
 def family(name: str) -> frozenset[str]:
-    """Return the calls that do the same thing as this one, itself included; only itself when it stands alone."""
+    """Return the calls that do the same thing as this one, itself included."""
     found: frozenset[str] = frozenset({name})
     for members in families().values():
         if name in members:
@@ -45,7 +45,7 @@ def fallbacks(name: str) -> tuple[str, ...]:
     return first + tuple(sorted(family(name) - {name, *first}))
 
 
-# Calls for which libc or a runtime has another way when the kernel answers ENOSYS, and takes EPERM for a failure.
+# Calls for which libc or others has another way when the kernel answers ENOSYS, but takes EPERM for failure.
 # A constant, not read from the file, so that it costs nothing on the enforce path; a test compares the two.
 ENOSYS_FALLBACK: frozenset[str] = frozenset(
     {

@@ -10,7 +10,7 @@ _since: dict[str, str] = {}
 
 
 def since(name: str) -> str | None:
-    """Return the first Linux version that has this call on any architecture (``"5.3"``), or None when unknown.
+    """Return the first Linux version that has this call on any architecture (``"5.3"``), or None.
 
     Source: syscalls(2) for calls up to 5.14, the kernel's merge history after that; see the data file.
     """

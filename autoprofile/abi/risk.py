@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoprofile.abi._tables import read_rows
-from autoprofile.abi.constants import encode_value
+from autoprofile.abi.constants import constants, encode_value
 from autoprofile.abi.signatures import ArgSpec, kernel_value, signature
 
 __all__ = ["Risk", "call_risk", "risk_conditions", "syscall_risk"]
@@ -49,16 +49,21 @@ def _load() -> None:
             _conditions.setdefault(name, []).append((condition, risk))
 
 
+def _values(arch: str, spec: ArgSpec, operand: str) -> frozenset[int]:
+    known = constants(spec.constants, arch) if spec.constants else {}
+    # A symbol that this architecture does not have (KVM on arm) has no value a call could carry there.
+    return frozenset(
+        encode_value(arch, spec, item) for item in operand.split(",") if item in known or item[0].isdigit()
+    )
+
+
 def _one_test(arch: str, spec: ArgSpec, operator: str, operand: str) -> _Test | None:
-    """Compile ``any`` (some of these bits), ``all`` (all of them), ``none`` or ``in`` (one of these values)."""
+    """Compile ``any`` (some of these bits), ``all`` (all of them), ``none``, ``in`` (one of these values)."""
     index = spec.index
-    if operator == "in":
-        values = frozenset(encode_value(arch, spec, item) for item in operand.split(","))
-        return lambda args: kernel_value(spec, args[index]) in values
-    if operator.startswith("in/"):  # in/MASK: one of these values under a mask
-        mask = int(operator[3:], 0)
-        values = frozenset(encode_value(arch, spec, item) for item in operand.split(","))
-        return lambda args: kernel_value(spec, args[index]) & mask in values
+    if operator.startswith("in"):  # in/MASK: one of these values under a mask
+        mask = int(operator[3:] or "0xffffffffffffffff", 0)
+        values = _values(arch, spec, operand)
+        return (lambda args: kernel_value(spec, args[index]) & mask in values) if values else None
     bits = encode_value(arch, spec, operand)
     if operator == "any":
         return lambda args: args[index] & bits != 0

@@ -1,16 +1,21 @@
 """Argument signatures per architecture: name, C type, width the kernel reads, kind, symbols, when it counts.
 
-`signature` describes a call whatever its values; `call_signature` describes one call with its values, and then
-knows more (what ``fcntl``'s third argument is follows from its second). Unknown names are None, never an error.
+`signature` describes a call whatever its values; `call_signature` describes one call with its values, and
+then knows more (what ``fcntl``'s third argument is follows from its second). Unknown names are None, never
+an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from autoprofile.abi._tables import read_rows
+from autoprofile.abi._tables import read_rows, read_text
 from autoprofile.abi.arch import ARCHES
+from autoprofile.abi.syscalls import syscall_nr
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "CONSTRAINED_KINDS",
@@ -102,8 +107,8 @@ class Signature:
     args: tuple[ArgSpec, ...]
 
 
-# name -> [(arches or None for all others, cells)], parsed further only for the names that are asked for.
-_rows: dict[str, list[tuple[str | None, list[str]]]] = {}
+# name -> its rows, split further only for the names that are asked for.
+_rows: dict[str, list[str]] = {}
 _variant_rows: dict[str, list[list[str]]] = {}
 _signatures: dict[tuple[str, str], Signature | None] = {}
 _constrained: dict[tuple[str, str], tuple[ArgSpec, ...]] = {}
@@ -130,9 +135,9 @@ def _parse_arg(index: int, cell: str, bits: int) -> ArgSpec:
 
 
 def _load() -> None:
-    for row in read_rows("signatures.tsv"):
-        arches = None if row[1] == "*" else f",{row[1]},"
-        _rows.setdefault(row[0], []).append((arches, row[2:]))
+    for line in read_text("signatures.tsv").split("\n")[1:]:
+        name, _, rest = line.partition("\t")
+        _rows.setdefault(name, []).append(rest)
 
 
 def signature(arch: str, name: str) -> Signature | None:
@@ -140,12 +145,13 @@ def signature(arch: str, name: str) -> Signature | None:
     key = (arch, name)
     if key in _signatures:
         return _signatures[key]
-    if not _rows:
-        _load()
     found = None
-    if arch in ARCHES:
-        for arches, cells in _rows.get(name, ()):
-            if arches is None or f",{arch}," in arches:
+    if arch in ARCHES and syscall_nr(arch, name) is not None:
+        if not _rows:
+            _load()
+        for row in _rows[name]:
+            arches, *cells = row.split("\t")
+            if arches == "*" or arch in arches.split(","):
                 bits = ARCHES[arch].bits
                 found = Signature(name, tuple(_parse_arg(i, cell, bits) for i, cell in enumerate(cells)))
                 break
@@ -154,7 +160,7 @@ def signature(arch: str, name: str) -> Signature | None:
 
 
 def constrained_args(arch: str, name: str) -> tuple[ArgSpec, ...]:
-    """Return the arguments whose values a profile can hold (`CONSTRAINED_KINDS`); none for an unknown call."""
+    """Return the arguments whose values a profile can hold (`CONSTRAINED_KINDS`)."""
     key = (arch, name)
     if key not in _constrained:
         found = signature(arch, name)
@@ -171,8 +177,9 @@ def kernel_value(spec: ArgSpec, raw: int) -> int:
 def call_signature(arch: str, name: str, args: Sequence[int]) -> Signature | None:
     """Return the signature of one call given its values: more exact symbols, for display.
 
-    Only `kind` and `constants` differ from `signature`, never names or widths. Text decoded with these specs is
-    also understood by `encode_value` with the plain ones. Missing values count as absent: nothing is refined.
+    Only `kind` and `constants` differ from `signature` (and `used_if`, settled by the values), never names or
+    widths. Text decoded with these specs is also understood by `encode_value` with the plain ones. Missing
+    values count as absent: nothing is refined.
     """
     found = signature(arch, name)
     if found is None:

@@ -1,16 +1,19 @@
 """Syscall numbers and names per architecture, for every call of Linux 6.18.
 
-Numbers are those of ``seccomp_data.nr``: on x32 they carry bit 30. An unknown architecture or number is never an
-error here, because traces hold what programs did: the answer is None, and `display_name` keeps the number.
+Numbers are those of ``seccomp_data.nr``: on x32 they carry bit 30. An unknown architecture or number is never
+an error here, because traces hold what programs did: the answer is None, and `display_name` keeps the number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from autoprofile.abi._tables import read_rows
 from autoprofile.abi.arch import ARCHES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["display_name", "newest_nr", "syscall_name", "syscall_nr", "syscall_table"]
 
@@ -58,6 +61,6 @@ def display_name(arch: str, nr: int) -> str:
 
 
 def newest_nr(arch: str) -> int:
-    """Return the highest number of the common table (arch-private blocks such as arm's 0x0f0000 not counted)."""
+    """Return the highest number of the table (private blocks such as arm's 0x0f0000 not counted)."""
     bit = ARCHES[arch].nr_bit if arch in ARCHES else 0
     return max((nr for nr in syscall_table(arch).values() if nr & ~bit < 0x0F0000), default=-1)

@@ -1,4 +1,4 @@
-"""Generate the kernel facts of ``autoprofile/abi/data`` from public sources (see ``tools/generate_abi.py``)."""
+"""Generate the kernel facts of ``autoprofile/abi/data`` from public sources."""
 
 from __future__ import annotations
 

@@ -91,7 +91,8 @@ def build_all() -> dict[str, str]:
             syscalls,
         ),
         "signatures.tsv": _text(
-            f"{_source('tracefs.tsv')}; {_source('prototypes.tsv')}; kinds curated from Linux man-pages 6.03", signatures
+            f"{_source('tracefs.tsv')}; {_source('prototypes.tsv')}; kinds curated from Linux man-pages 6.03",
+            signatures,
         ),
         "variants.tsv": _text("curated from Linux man-pages 6.03, section 2", _variants(signatures, values)),
         "constants.tsv": _text(_source("constants.tsv"), constants),

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .places import ARCHES
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["Group", "build_constants", "parse_curated"]
 
@@ -58,7 +61,7 @@ Row = list[str]
 
 
 def _value_cells(values: list[str]) -> list[str]:
-    """Return the default value and, where they differ, ``arch,arch=value`` overrides (``-`` = no such symbol)."""
+    """Return the default value and ``arch,arch=value`` where it differs (``-`` = no such symbol)."""
     if len(values) == 1:
         return values
     by_value: dict[str, list[str]] = {}
@@ -94,7 +97,7 @@ def build_constants(curated: Path, values: list[list[str]]) -> list[Row]:
                     continue
                 available = known.get(group.name, {})
                 matching = [n for n in available if fnmatchcase(n, name)]
-                if not matching and not any(c in name for c in "*?["):
+                if not matching:
                     missing.append(f"[{group.name}] {name}")
                 for found in matching:
                     if not any(fnmatchcase(found, pattern) for pattern in refused):

@@ -1,7 +1,8 @@
 """Distil the public sources into small versioned text files under ``tools/abi/sources``.
 
-In: the pinned wheel with the exported kernel headers, the Debian package with ``linux/syscalls.h``, this kernel's
-tracefs, and the page syscalls(2). Out: one file per source, source and version on line 1. Needs gcc; no network.
+In: the pinned wheel with the exported kernel headers, the Debian package with ``linux/syscalls.h``, this
+kernel's tracefs, and the page syscalls(2). Out: one file per source, source and version on line 1. Needs gcc;
+no network.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def extract_tracefs() -> str:
     """Write the argument names and C types of every native call this kernel was built with."""
     rows = []
     for folder in sorted(TRACEFS.glob("sys_enter_*")):
-        fields = re.findall(r"^\tfield:(.+?);", (folder / "format").read_text(), re.M)
+        fields = re.findall(r"^\tfield:(.+?);", (folder / "format").read_text(), re.MULTILINE)
         args = [f for f in fields if " common_" not in f and "__syscall_nr" not in f]
         cells = [f"{f.rpartition(' ')[2]};{f.rpartition(' ')[0]}" for f in args]
         rows.append([folder.name.removeprefix("sys_enter_"), *cells])
@@ -72,8 +73,8 @@ def extract_prototypes(kernel: Path, version: str) -> str:
     """Write the prototypes of ``linux/syscalls.h`` and ``linux/compat.h``."""
     rows = []
     for header in ("linux/syscalls.h", "linux/compat.h"):
-        text = re.sub(r"/\*.*?\*/", "", (kernel / header).read_text(), flags=re.S)
-        text = re.sub(r"^#.*(?:\\\n.*)*", "", text, flags=re.M)
+        text = re.sub(r"/\*.*?\*/", "", (kernel / header).read_text(), flags=re.DOTALL)
+        text = re.sub(r"^#.*(?:\\\n.*)*", "", text, flags=re.MULTILINE)
         for name, inner in re.findall(r"asmlinkage long (?:compat_)?sys_(\w+)\(([^;]*?)\);", text):
             cells = []
             for i, piece in enumerate([] if inner.strip() == "void" else inner.split(",")):
@@ -95,10 +96,10 @@ def extract_prototypes(kernel: Path, version: str) -> str:
 
 
 def extract_history(page: Path) -> str:
-    """Write the first kernel version of each call from the table of syscalls(2)."""
+    """Write the first kernel version of each call, from syscalls(2)."""
     text = gzip.decompress(page.read_bytes()).decode() if page.suffix == ".gz" else page.read_text()
-    rows = re.findall(r"^\\fB(\w+)\\fP\(2\)\t(\d[\d.]*)", text, re.M)
-    version = re.search(r'^\.TH \S+ \S+ \S+ "?([^"\n]+)', text, re.M)
+    rows = re.findall(r"^\\fB(\w+)\\fP\(2\)\t(\d[\d.]*)", text, re.MULTILINE)
+    version = re.search(r'^\.TH \S+ \S+ \S+ "?([^"\n]+)', text, re.MULTILINE)
     return write(
         SOURCES / "history.tsv",
         f"syscalls(2) of {version[1].strip() if version else 'Linux man-pages'}",
@@ -132,6 +133,7 @@ def extract_constants(include: Path, kernel: Path, kernel_version: str) -> str:
                 rows.append([group.name, name, *(cells[:1] if len(set(cells)) == 1 else cells)])
     return write(
         SOURCES / "constants.tsv",
-        f"{_version(include)}; headers marked k: from Debian package {kernel_version}; columns {' '.join(ARCHES)}",
+        f"{_version(include)}; headers marked k: from Debian package {kernel_version}; "
+        f"columns {' '.join(ARCHES)}",
         rows,
     )

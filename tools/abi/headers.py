@@ -1,7 +1,7 @@
 """Read syscall numbers and constant values out of exported kernel headers, per architecture.
 
-Values are not parsed but compiled: a C compiler for x86 stands in for all six architectures, told the type widths
-and alignment that matter (``_IOR`` hides a ``sizeof``). Needs gcc with multilib; runs nothing it compiles.
+Values are not parsed but compiled: a C compiler for x86 stands in for all six architectures, told the type
+widths and alignment that matter (``_IOR`` hides a ``sizeof``). Needs gcc with multilib; runs nothing of it.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 import subprocess
 from fnmatch import fnmatchcase
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["candidate_names", "evaluate", "syscall_numbers"]
 
-# What each architecture's headers expect to be defined, and the x86 ABI whose widths and alignments are the same.
+# What each architecture's headers expect defined, and the x86 ABI whose widths and alignments are the same.
 # arm aligns 64-bit members to 8 bytes where i386 does not, hence -malign-double.
 _COMPILER = {
     "x86_64": ("x86", ["-m64"]),
@@ -60,11 +63,15 @@ def syscall_numbers(include: Path, arch: str) -> dict[str, int]:
     for file in _NR_FILES[arch]:
         text = (folder / file).read_text()
         for name, number in re.findall(
-            r"^#define __NR_(\w+)\s+\(?(?:__X32_SYSCALL_BIT \+ |__NR_SYSCALL_BASE \+ )?(\d+)\)?", text, re.M
+            r"^#define __NR_(\w+)\s+\(?(?:__X32_SYSCALL_BIT \+ |__NR_SYSCALL_BASE \+ )?(\d+)\)?",
+            text,
+            re.MULTILINE,
         ):
             numbers[name] = int(number)
         # arm's private calls: #define __ARM_NR_cacheflush (__ARM_NR_BASE+2), base 0x0f0000 for EABI
-        for name, number in re.findall(r"^#define __ARM_NR_(\w+)\s+\(__ARM_NR_BASE\+(\d+)\)", text, re.M):
+        for name, number in re.findall(
+            r"^#define __ARM_NR_(\w+)\s+\(__ARM_NR_BASE\+(\d+)\)", text, re.MULTILINE
+        ):
             numbers[name] = 0x0F0000 + int(number)
     for marker in ("SYSCALL_BASE", "SYSCALL_MASK", "OABI_SYSCALL_BASE", "arch_specific_syscall"):
         numbers.pop(marker, None)
@@ -77,7 +84,7 @@ def _texts(include: Path, kernel: Path, arch: str, header: str) -> list[str]:
     for folder in _folders(include, arch):
         if (folder / header).exists():
             text = (folder / header).read_text()
-            # Follow the architecture indirections: asm/fcntl.h -> asm-generic/fcntl.h, linux/mman.h -> asm/mman.h …
+            # Follow indirections: asm/fcntl.h -> asm-generic/fcntl.h, linux/mman.h -> asm/mman.h …
             deeper = re.findall(r"#include <((?:asm-generic|asm|linux)/[\w./-]+)>", text)
             nested = [
                 t
@@ -92,12 +99,12 @@ def _texts(include: Path, kernel: Path, arch: str, header: str) -> list[str]:
 
 
 _NAME = re.compile(
-    r"^\s*(?:#\s*define\s+([A-Za-z_]\w*)(?=\s)|([A-Z_][A-Z0-9_a-z]*)\s*(?:=[^=]|,|$|/\*))", re.M
+    r"^\s*(?:#\s*define\s+([A-Za-z_]\w*)(?=\s)|([A-Z_][A-Z0-9_a-z]*)\s*(?:=[^=]|,|$|/\*))", re.MULTILINE
 )
 
 
 def candidate_names(include: Path, kernel: Path, arch: str, header: str, pattern: str) -> list[str]:
-    """Return the macros and enumerators of a header whose name matches a shell-style pattern, in file order."""
+    """Return the macros and enumerators of a header that match a shell-style pattern, in file order."""
     names: dict[str, None] = {}
     for text in _texts(include, kernel, arch, header):
         for macro, enumerator in _NAME.findall(text):
@@ -108,11 +115,13 @@ def candidate_names(include: Path, kernel: Path, arch: str, header: str, pattern
 
 
 def _kernel_definitions(kernel: Path, header: str, names: list[str]) -> str:
-    # Headers internal to the kernel cannot be included here; their definitions are single numbers or one shift.
+    # Headers internal to the kernel cannot be included here; what is wanted of them are single numbers.
     text = (kernel / header[2:]).read_text()
     lines = []
     for name in names:
-        found = re.search(rf"^\s*#\s*define\s+{name}\s+([^\n/]+)|^\s*{name}\s*=\s*([^,\n/]+)", text, re.M)
+        found = re.search(
+            rf"^\s*#\s*define\s+{name}\s+([^\n/]+)|^\s*{name}\s*=\s*([^,\n/]+)", text, re.MULTILINE
+        )
         if found:
             lines.append(f"#define {name} ({(found[1] or found[2]).strip()})")
     return "\n".join(lines)
@@ -127,7 +136,7 @@ def evaluate(include: Path, kernel: Path, arch: str, headers: list[str], names: 
     folder_args = [f"-isystem{folder}" for folder in [*_folders(include, arch), builtin, _shim(include)]]
     for _ in range(8):
         prologue = [
-            "typedef unsigned char bool_; typedef __SIZE_TYPE__ size_t;",
+            "#include <linux/ioctl.h>",  # some headers use _IOW and leave it to the reader
             *(f"#include <{h}>" for h in headers if not h.startswith("k:")),
             *(_kernel_definitions(kernel, h, names) for h in headers if h.startswith("k:")),
             "#define htons(x) ((((x) & 0xff) << 8) | (((x) >> 8) & 0xff))",
@@ -135,12 +144,13 @@ def evaluate(include: Path, kernel: Path, arch: str, headers: list[str], names: 
         ]
         head = "\n".join(prologue) + "\n"
         body = "".join(
-            f'__asm__("@@ {n} %0 %1"::"i"((unsigned)(long long)({n})),"i"((unsigned)((unsigned long long)(long long)({n})>>32)));\n'
+            f'__asm__("@@ {n} %0 %1"::"i"((unsigned)(long long)({n})),'
+            f'"i"((unsigned)((unsigned long long)(long long)({n})>>32)));\n'
             for n in names
         )
         done = subprocess.run(
-            ["gcc", *_COMPILER[arch][1], "-nostdinc", "-ffreestanding", *folder_args, "-w", "-O1", "-fmax-errors=0",
-             "-S", "-x", "c", "-", "-o", "-"],
+            ["gcc", *_COMPILER[arch][1], "-nostdinc", "-ffreestanding", *folder_args, "-w", "-O1",
+             "-fmax-errors=0", "-S", "-x", "c", "-", "-o", "-"],
             input=head + body + "}\n", capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         if done.returncode == 0:

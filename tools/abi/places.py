@@ -17,7 +17,7 @@ ARCHES = ("x86_64", "i386", "x32", "aarch64", "arm", "riscv64")
 # whose first version (syscalls(2), curated/history.tsv) is later than this.
 LINUX = (6, 18)
 
-# The wheel carries the kernel's exported (UAPI) headers of all architectures, as `make headers_install` leaves them.
+# The wheel carries the kernel's exported (UAPI) headers of all architectures, as `make headers_install` does.
 WHEEL = ("ziglang", "0.16.0")
 
 

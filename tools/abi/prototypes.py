@@ -1,6 +1,6 @@
 """The argument lists of every syscall on every architecture, with their kinds.
 
-In: numbers, tracefs formats and header prototypes (``sources``), ``curated/entries.txt`` and ``curated/kinds.txt``.
+In: numbers, tracefs formats and header prototypes (``sources``), ``curated/entries.txt`` and ``kinds.txt``.
 Out: rows of ``signatures.tsv``. Refuses a call without a prototype and a scalar without a kind.
 """
 
@@ -8,25 +8,35 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .places import ARCHES, read
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 __all__ = ["Constants", "build_signatures", "used_if_cell"]
 
-# (set, symbol) -> value on every architecture; used_if conditions name symbols that are the same on all of them.
+# (set, symbol) -> value by architecture; used_if conditions name symbols that are the same on all of them.
 Constants = dict[tuple[str, str], dict[str, int]]
 
 _WIDE = {"unsigned long", "long", "size_t", "ssize_t", "loff_t", "off_t", "__u64", "u64", "aio_context_t",
          "uintptr_t", "__sighandler_t", "old_sigset_t"}  # fmt: skip
-_NARROW = {"int", "unsigned int", "unsigned", "u32", "__u32", "__s32", "umode_t", "pid_t", "uid_t", "gid_t", "qid_t",
-           "key_t", "clockid_t", "mqd_t", "timer_t", "rwf_t", "key_serial_t", "old_uid_t", "old_gid_t",
+_NARROW = {"int", "unsigned int", "unsigned", "u32", "__u32", "__s32", "umode_t", "pid_t", "uid_t", "gid_t",
+           "qid_t", "key_t", "clockid_t", "mqd_t", "timer_t", "rwf_t", "key_serial_t", "old_uid_t",
+           "old_gid_t",
            "enum landlock_rule_type", "compat_ulong_t", "compat_long_t", "compat_size_t", "compat_uptr_t",
            "compat_aio_context_t", "compat_pid_t", "compat_mode_t"}  # fmt: skip
-_POINTERS = {"cap_user_header_t", "cap_user_data_t", "const cap_user_data_t", "compat_uptr_t", "__sighandler_t"}
-_KIND_OF_TYPE = {"umode_t": "mode:file_mode", "compat_mode_t": "mode:file_mode", "pid_t": "pid", "compat_pid_t": "pid",
-                 "uid_t": "uid", "gid_t": "uid", "old_uid_t": "uid", "old_gid_t": "uid", "size_t": "size",
-                 "loff_t": "offset", "off_t": "offset", "clockid_t": "enum:clock_id"}  # fmt: skip
+_POINTERS = {
+    "cap_user_header_t",
+    "cap_user_data_t",
+    "const cap_user_data_t",
+    "compat_uptr_t",
+    "__sighandler_t",
+}
+_KIND_OF_TYPE = {"umode_t": "mode:file_mode", "compat_mode_t": "mode:file_mode", "pid_t": "pid",
+                 "compat_pid_t": "pid", "uid_t": "uid", "gid_t": "uid", "old_uid_t": "uid", "old_gid_t": "uid",
+                 "size_t": "size", "loff_t": "offset", "off_t": "offset", "clockid_t": "enum:clock_id"}  # fmt: skip
 
 
 @dataclass
