@@ -46,7 +46,7 @@ _WORDS: Final = {
     "log": "log",
     "allow": "allow",
 }
-_WITH_DATA: Final = re.compile(r"(errno|trap|trace)\((0|[1-9][0-9]{0,4}|[A-Z][A-Z0-9]*)\)")
+_WITH_DATA: Final = re.compile(r"(errno|trap|trace)\((0|[1-9][0-9]{0,4})\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +111,8 @@ class Action:
         if text in _WORDS:
             return cls(_WORDS[text])
         if match := _WITH_DATA.fullmatch(text):
-            kind, data = match.groups()
-            if data.isdigit():
-                return cls(kind, int(data))
-            if kind == "errno":
-                return cls.errno(data)
-        elif re.fullmatch(r"E[A-Z0-9]+", text):
+            return cls(match[1], int(match[2]))
+        if re.fullmatch(r"E[A-Z0-9]+", text):
             return cls.errno(text)
         raise AutoprofileError(
             f"no action {text!r}",

@@ -6,8 +6,6 @@ and diff know one form only. Nothing here widens or narrows: canonical rules dec
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from autoprofile.abi.arch import ARCHES
@@ -15,11 +13,12 @@ from autoprofile.abi.signatures import signature
 from autoprofile.abi.syscalls import syscall_name, syscall_nr, syscall_table
 from autoprofile.errors import AutoprofileError, ProfileError
 from autoprofile.profile.arg import ANY, Arg
+from autoprofile.profile.rule import SeccompRule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from autoprofile.profile.rule import Evidence, SeccompRule
+    from autoprofile.profile.rule import Args, Evidence
 
 __all__ = ["arches_with", "canonical_rules", "joined_evidence", "unknown_syscall"]
 
@@ -34,6 +33,8 @@ def arches_with(syscall: str | int, arches: Sequence[str]) -> tuple[str, ...]:
 def unknown_syscall(name: str, arches: Sequence[str], where: str | None = None) -> ProfileError:
     """Return the error for a name that none of `arches` knows, naming where it exists or what is near."""
     elsewhere = [one for one in ARCHES if syscall_nr(one, name) is not None]
+    import difflib
+
     hint = None
     if elsewhere:
         hint = f"it exists on {', '.join(elsewhere)}"
@@ -72,16 +73,12 @@ def canonical_rules(rules: Iterable[SeccompRule], arches: tuple[str, ...]) -> tu
             everywhere = len(arches) == 1
         if everywhere:
             distinct = dict.fromkeys(one for kept in by_arch.values() for one in kept)
-            result.append(replace(rule, evidence=joined_evidence(distinct)))
+            result.append(_copy(rule, rule.args, None, joined_evidence(distinct)))
         else:
             result.extend(
-                replace(rule, arch=(arch,), evidence=joined_evidence(kept)) for arch, kept in by_arch.items()
+                _copy(rule, rule.args, (arch,), joined_evidence(kept)) for arch, kept in by_arch.items()
             )
-    return tuple(sorted(result, key=_order))
-
-
-def _order(rule: SeccompRule) -> tuple[object, ...]:
-    return rule.sort_key
+    return tuple(sorted(result, key=lambda rule: rule.sort_key))
 
 
 def joined_evidence(kept: Iterable[Evidence | None]) -> Evidence | None:
@@ -125,8 +122,9 @@ def _bind(rule: SeccompRule, arch: str) -> SeccompRule:
         if not 0 <= syscall <= 0xFFFFFFFF:
             raise ProfileError(f"a syscall number is from 0 to {0xFFFFFFFF}, not {syscall}")
         syscall = syscall_name(arch, syscall) or syscall
+        rule = SeccompRule(syscall, rule.action, rule.args, rule.arch, rule.evidence)
     if not rule.comparators:
-        return replace(rule, syscall=syscall, arch=None)
+        return _copy(rule, ANY, None, rule.evidence)
     specs = signature(arch, syscall) if isinstance(syscall, str) else None
     args: set[Arg] = set()
     for one in rule.comparators:
@@ -140,4 +138,13 @@ def _bind(rule: SeccompRule, arch: str) -> SeccompRule:
         except AutoprofileError as error:
             raise ProfileError(f"{syscall}: {error.what}", hint=error.hint) from error
     ordered = tuple(sorted(args, key=lambda one: one.sort_key))
-    return replace(rule, syscall=syscall, arch=None, args=ordered or ANY)
+    return _copy(rule, ordered or ANY, None, rule.evidence)
+
+
+def _copy(
+    rule: SeccompRule, args: Args, arch: tuple[str, ...] | None, evidence: Evidence | None
+) -> SeccompRule:
+    # Most rules come bound already, and loading a profile is on the way to every enforced program.
+    if args == rule.args and arch == rule.arch and evidence == rule.evidence:
+        return rule
+    return SeccompRule(rule.syscall, rule.action, args, arch, evidence)

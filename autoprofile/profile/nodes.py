@@ -6,7 +6,6 @@ Scalars are read from their text, never through YAML's own types: ``0644`` is oc
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -93,6 +92,8 @@ class Reader:
 
     def unknown(self, node: yaml.Node, what: str, text: str, known: Iterable[str]) -> ProfileError:
         """Return an error about a word that is not among the known ones, with the nearest of them."""
+        import difflib
+
         names = list(known)
         hint = f"known: {', '.join(names)}" if names else None
         if near := difflib.get_close_matches(text, names, n=3):

@@ -6,7 +6,6 @@ schema's reach (known syscalls, symbols and argument names) comes from the kerne
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from autoprofile.abi.arch import ARCHES
@@ -17,11 +16,11 @@ from autoprofile.profile.comments import evidence_after
 from autoprofile.profile.model import LEVELS, MODES, Learned, Profile, Program, check_header
 from autoprofile.profile.nodes import Reader, number_of, yaml_lines
 from autoprofile.profile.parse_rule import RuleParser
+from autoprofile.profile.rule import SeccompRule
 
 if TYPE_CHECKING:
     import yaml
 
-    from autoprofile.profile.rule import SeccompRule
 
 __all__ = ["FORMAT_VERSION", "parse_profile"]
 
@@ -233,7 +232,7 @@ def _section(
             # One text may mean other numbers or widths on another arch; the profile joins what is equal.
             several = len(arches) > 1 or limited
             rules += [
-                replace(bound, arch=(arch,) if several else None, evidence=evidence)
+                SeccompRule(syscall, bound.action, bound.args, (arch,) if several else None, evidence)
                 for arch, bound in rule.by_arch.items()
             ]
     return rules

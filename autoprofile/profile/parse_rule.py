@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import yaml
@@ -24,13 +23,15 @@ _OPERATORS: Final = ("eq", "ne", *_ORDERED, "in", "mask", "masked_eq")
 _COMPARATOR_KEYS: Final = (*_OPERATORS, "all", "width")
 
 
-@dataclass(frozen=True, slots=True)
 class ParsedRule:
     """One rule of the text: its node, what closes the list around it on the same line, its form per arch."""
 
-    node: yaml.Node
-    closing: str
-    by_arch: dict[str, SeccompRule]
+    __slots__ = ("by_arch", "closing", "node")
+
+    def __init__(self, node: yaml.Node, closing: str, by_arch: dict[str, SeccompRule]) -> None:
+        self.node = node
+        self.closing = closing
+        self.by_arch = by_arch
 
 
 class RuleParser:
@@ -162,13 +163,15 @@ def _on(arch: str) -> str:
     return f" on {arch}"
 
 
-@dataclass(frozen=True, slots=True)
 class _ArgParser:
-    reader: Reader
-    what: str
-    arch: str
-    index: int
-    spec: ArgSpec | None
+    __slots__ = ("arch", "index", "reader", "spec", "what")
+
+    def __init__(self, reader: Reader, what: str, arch: str, index: int, spec: ArgSpec | None) -> None:
+        self.reader = reader
+        self.what = what
+        self.arch = arch
+        self.index = index
+        self.spec = spec
 
     def parse(self, node: yaml.Node) -> list[Arg]:
         natural = self.spec.width if self.spec is not None else ARCHES[self.arch].bits

@@ -84,14 +84,12 @@ def _by_index(region: Region) -> list[tuple[int, list[Arg]]]:
 def _tidy(region: Region) -> Region | None:
     result: list[Arg] = []
     for index, args in _by_index(region):
-        if len(args) > 1:
-            if _is_mixed(args):
-                if _is_surely_empty(args):
-                    return None
-            elif _solve(args) is None:
+        if _is_mixed(args):
+            if _is_surely_empty(args):
                 return None
-            args = _simplest(index, args)
-        result += args
+        elif _solve(args) is None:
+            return None
+        result += _simplest(index, args) if len(args) > 1 else args
     return tuple(result)
 
 

@@ -39,7 +39,7 @@ class Evidence:
 
     def joined(self, other: Evidence | None) -> Evidence:
         """Return the evidence of both: counts add up, the earliest first time, every reason once."""
-        if other is None or other == self:
+        if other is None:
             return self
         first = [s for s in (self.first_s, other.first_s) if s is not None]
         reasons = sorted({r for r in (self.reason, other.reason) if r is not None})

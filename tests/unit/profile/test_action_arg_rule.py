@@ -31,7 +31,6 @@ def test_an_action_survives_its_text_and_its_return_value(action: Action) -> Non
         ("errno", Action.errno("EPERM"), 0x50001),
         ("ENOSYS", Action.errno(38), 0x50026),
         ("errno(95)", Action.errno("EOPNOTSUPP"), 0x5005F),
-        ("errno(ENOENT)", Action.errno(2), 0x50002),
         ("errno(0)", Action.errno(0), 0x50000),
         ("notify", Action.NOTIFY, 0x7FC00000),
         ("trace", Action.TRACE, 0x7FF00000),

@@ -1,0 +1,207 @@
+"""Merging accepts all that either side accepts, exactly; differences say which way they go and prove it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoprofile.errors import ProfileError
+from autoprofile.profile import ANY, Action, Arg, Evidence, Learned, Profile, SeccompRule
+from autoprofile.profile.diff import diff
+from autoprofile.profile.merge import merge
+
+from .strategies import calls_around, comparators, profiles
+
+ONE_ARCH = (("x86_64",),)
+FEW = st.sampled_from(["socket", "mprotect"])
+
+
+@st.composite
+def crowded(draw: st.DrawFn) -> Profile:
+    """Draw a profile whose rules collide: two syscalls, few values, every action."""
+    from .strategies import ACTIONS
+
+    drawn = []
+    for _ in range(draw(st.integers(0, 6))):
+        args = draw(
+            st.one_of(
+                st.just(ANY), st.lists(comparators(range(2), (None, 32)), min_size=1, max_size=2).map(tuple)
+            )
+        )
+        drawn.append(SeccompRule(draw(FEW), draw(ACTIONS), args))
+    default = draw(ACTIONS)
+    return Profile(mode="hybrid", default=default, rules=tuple(drawn))
+
+
+@settings(max_examples=200, deadline=None)
+@given(crowded(), crowded())
+def test_a_merge_answers_with_the_milder_of_both(a: Profile, b: Profile) -> None:
+    """On the arches both list, the merged action is exactly the milder of the two, and order is irrelevant."""
+    merged, other_way = merge(a, b), merge(b, a)
+    for arch, nr, args in calls_around(a, b, merged):
+        actions = [p.decide_call(arch, nr, args).action for p in (a, b)]
+        assert merged.decide_call(arch, nr, args).action == min(actions, key=lambda action: action.rank)
+        assert other_way.decide_call(arch, nr, args).action == min(actions, key=lambda action: action.rank)
+
+
+@settings(max_examples=120, deadline=None)
+@given(profiles(), profiles())
+def test_a_merge_allows_all_that_either_allows(a: Profile, b: Profile) -> None:
+    """Whatever the arches, defaults and modes: no call is answered more severely than by either side."""
+    try:
+        merged, other_way = merge(a, b), merge(b, a)
+    except ProfileError:
+        refused = True
+    else:
+        refused = False
+    if refused:
+        assert set(a.arch) != set(b.arch)
+        return
+    for arch, nr, args in calls_around(a, b):
+        actions = [p.decide_call(arch, nr, args).action for p in (a, b)]
+        milder = min(actions, key=lambda action: action.rank)
+        got = merged.decide_call(arch, nr, args).action
+        assert got.rank <= milder.rank
+        assert other_way.decide_call(arch, nr, args).action == got
+        # Nothing starts to run, or to be run unasked, that neither side let run.
+        assert milder.is_permitting or not got.is_permitting
+        if set(a.arch) == set(b.arch):
+            assert got == milder
+
+
+@settings(max_examples=40, deadline=None)
+@given(profiles())
+def test_merging_with_itself_changes_no_decision(a: Profile) -> None:
+    """merge(a, a) decides as a does."""
+    merged = merge(a, a)
+    for arch, nr, args in calls_around(a):
+        assert merged.decide_call(arch, nr, args).action == a.decide_call(arch, nr, args).action
+
+
+def allow(syscall: str, *args: Arg, evidence: Evidence | None = None) -> SeccompRule:
+    """Return an allow rule."""
+    return SeccompRule(syscall, Action.ALLOW, args or ANY, evidence=evidence)
+
+
+def test_a_merge_of_learned_profiles_stays_readable() -> None:
+    """Rules both sides have are kept once with summed evidence, and ANY swallows what lies inside it."""
+    a = Profile(
+        learned=Learned(1, 2, 10, kernel="6.18", unseen=0.1, complete=True),
+        rules=(
+            allow("read", evidence=Evidence(3, 1)),
+            allow("socket", Arg(0, "eq", 1), evidence=Evidence(5, 1)),
+            allow("openat", Arg(2, "eq", 0), evidence=Evidence(7, 2)),
+        ),
+    )
+    b = Profile(
+        learned=Learned(2, 3, 20, lost=1, kernel="6.18", unseen=0.3),
+        level="standard",
+        rules=(
+            allow("read", evidence=Evidence(4, 2)),
+            allow("socket", evidence=Evidence(1, 1)),
+            allow("openat", Arg(2, "eq", 1), evidence=Evidence(1, 1)),
+        ),
+    )
+    merged = merge(a, b)
+    assert (
+        merged.rules
+        == Profile(
+            rules=(
+                allow("read"),
+                allow("socket"),
+                allow("openat", Arg(2, "eq", 0)),
+                allow("openat", Arg(2, "eq", 1)),
+            )
+        ).rules
+    )
+    assert merged.rules_for("x86_64", "read")[0].evidence == Evidence(7, 3)
+    assert merged.rules_for("x86_64", "socket")[0].evidence == Evidence(6, 2)
+    assert merged.level == "standard"
+    assert merged.learned == Learned(3, 5, 30, lost=1, kernel="6.18", unseen=0.3, complete=False)
+
+
+def test_a_refusal_gives_way_only_where_the_other_side_accepts() -> None:
+    """A denied family stays denied but for the protocol the other profile allows."""
+    a = Profile(rules=(allow("socket"), SeccompRule("socket", Action.errno(1), (Arg(0, "eq", 16),))))
+    b = Profile(rules=(allow("socket", Arg(0, "eq", 16), Arg(2, "eq", 0)),))
+    merged = merge(a, b)
+    assert merged.decide("socket", "AF_NETLINK", "SOCK_RAW", 0).action == Action.ALLOW
+    assert merged.decide("socket", "AF_NETLINK", "SOCK_RAW", 15).action == Action.errno(1)
+    assert merged.decide("socket", "AF_INET").action == Action.ALLOW
+
+
+def test_merging_refuses_to_open_an_arch() -> None:
+    """A denylist for one arch does not turn the other profile's second arch into allow-all."""
+    open_one = Profile(mode="denylist", default=Action.ALLOW)
+    both = Profile(arch=("x86_64", "i386"), rules=(allow("read"),))
+    with pytest.raises(ProfileError, match="every call on i386"):
+        merge(open_one, both)
+    same = merge(open_one, Profile(rules=(allow("read"),)))
+    assert (same.mode, same.default) == ("denylist", Action.ALLOW)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.one_of(st.tuples(crowded(), crowded()), st.tuples(profiles(ONE_ARCH), profiles(ONE_ARCH))))
+def test_differences_name_their_direction(two: tuple[Profile, Profile]) -> None:
+    """Without a widening no call is answered more mildly, without a narrowing none more severely."""
+    a, b = two
+    changes = diff(a, b)
+    kinds = {change.kind for change in changes}
+    for arch, nr, args in calls_around(a, b, limit=250):
+        old, new = (p.decide_call(arch, nr, args).action for p in (a, b))
+        if not changes:
+            assert old == new
+        if new.rank < old.rank:
+            assert kinds & {"widened", "changed"}
+        if new.rank > old.rank:
+            assert kinds & {"narrowed", "changed"}
+    if not changes:
+        assert a == b
+    assert changes == diff(a, b)
+    assert json.dumps([change.to_dict() for change in changes])
+
+
+@given(profiles())
+def test_a_profile_does_not_differ_from_itself(a: Profile) -> None:
+    """diff(a, a) is empty."""
+    assert diff(a, a) == []
+
+
+@settings(max_examples=80, deadline=None)
+@given(crowded(), crowded())
+def test_the_way_back_mirrors_the_way_there(a: Profile, b: Profile) -> None:
+    """What widens from a to b narrows from b to a."""
+    there = sorted(c.kind for c in diff(a, b))
+    back = sorted({"widened": "narrowed", "narrowed": "widened"}.get(c.kind, c.kind) for c in diff(b, a))
+    assert set(there) == set(back)
+
+
+def test_differences_read_well() -> None:
+    """A widened rule is one line with both forms and a call that is now answered otherwise."""
+    a = Profile(rules=(allow("read"), allow("socket", Arg(0, "eq", 1), Arg(1, "eq", 1), Arg(2, "eq", 0))))
+    b = replace(
+        a,
+        default=Action.errno(1),
+        rules=(allow("getpid"), allow("socket", Arg(0, "in", {1, 2}), Arg(1, "eq", 1), Arg(2, "eq", 0))),
+    )
+    lines = [(change.kind, str(change)) for change in diff(a, b)]
+    assert lines[0] == ("widened", "default: kill becomes EPERM")
+    assert lines[1][0] == "widened"
+    assert lines[1][1].startswith("syscalls.getpid: added any [getpid(): kill before, allow now")
+    assert lines[2] == ("narrowed", "syscalls.read: removed any [read(): allow before, EPERM now]")
+    assert lines[3][0] == "widened"
+    assert "family: AF_UNIX" in lines[3][1]
+    assert "family: [AF_UNIX, AF_INET]" in lines[3][1]
+    assert "socket(family=AF_INET" in lines[3][1]
+
+
+def test_a_rule_split_in_two_is_neither_wider_nor_narrower() -> None:
+    """The same decisions said with other rules are changes without direction."""
+    a = Profile(rules=(allow("socket", Arg(0, "in", {1, 2})),))
+    b = Profile(rules=(allow("socket", Arg(0, "eq", 1)), allow("socket", Arg(0, "eq", 2))))
+    assert {change.kind for change in diff(a, b)} == {"changed"}
+    assert all(change.proof is None for change in diff(a, b))
