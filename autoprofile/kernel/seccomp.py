@@ -199,11 +199,8 @@ def id_valid(listener: int, cookie: int) -> bool:
 
 def addfd(listener: int, cookie: int, fd: int, *, flags: int = 0, cloexec: bool = True) -> int:
     """Put a duplicate of our `fd` into the waiting caller; return its number there (Linux 5.9)."""
-
-    class AddFd(ctypes.Structure):
-        _fields_ = (("raw", ctypes.c_char * _ADDFD.size),)
-
-    request = AddFd(_ADDFD.pack(cookie, flags, fd, 0, os.O_CLOEXEC if cloexec else 0))
+    raw = _ADDFD.pack(cookie, flags, fd, 0, os.O_CLOEXEC if cloexec else 0)
+    request = ctypes.create_string_buffer(raw, len(raw))
     # fcntl.ioctl cannot return the number and pass a buffer at once; libc's can.
     result = libc.ioctl(listener, ctypes.c_ulong(_NOTIF_ADDFD), ctypes.byref(request))
     if result < 0:
