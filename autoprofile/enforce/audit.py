@@ -54,7 +54,6 @@ class AuditWriter:
         argv: the command, for the ``start`` record.
         profile: the profile file it runs under.
         mode: "enforce" or "complain".
-        pid: its first process, 0 when not known yet.
         sync: when to force data to the disk.
         on_trouble: called once, with one sentence, when records start to get lost.
 
@@ -69,7 +68,6 @@ class AuditWriter:
         argv: Sequence[str] = (),
         profile: str | None = None,
         mode: Literal["enforce", "complain"] = "enforce",
-        pid: int = 0,
         sync: Sync = "end",
         on_trouble: Callable[[str], None] | None = None,
     ) -> None:
@@ -85,9 +83,7 @@ class AuditWriter:
         if _ends_torn(self._fd):
             self._is_torn = True
             self._unreported["broken_line"] = 1
-        self._append(
-            {**self._head("start"), "argv": list(argv), "profile": profile, "mode": mode, "pid": pid}
-        )
+        self._start: dict[str, Any] | None = {"argv": list(argv), "profile": profile, "mode": mode}
 
     def __enter__(self) -> Self:
         return self
@@ -97,8 +93,19 @@ class AuditWriter:
             os.close(self._fd)
             self._fd = -1
 
+    def begin(self, pid: int = 0) -> None:
+        """Write the ``start`` record, unless that is done; a run that never begins leaves no trace.
+
+        Args:
+            pid: the first process of the run, 0 when not known.
+        """
+        if self._start is not None:
+            start, self._start = self._start, None
+            self._append({**self._head("start"), **start, "pid": pid})
+
     def call(self, record: AuditRecord) -> None:
         """Write a distinct call at first sight."""
+        self.begin()
         self._append(record.to_dict())
 
     def summary(self, record: AuditRecord) -> None:
@@ -115,6 +122,7 @@ class AuditWriter:
         """Write what is still owed and the ``end`` record, sync, and close; later calls do nothing."""
         if self._fd < 0:
             return
+        self.begin()
         self._append({**self._head("end"), "denials": denials, "distinct": distinct, "lost": self.lost})
         if self._sync != "never":
             with contextlib.suppress(OSError):  # a FIFO cannot be synced, a full disk was reported already

@@ -121,6 +121,8 @@ class NotifySupervisor:
         """
         try:
             try:
+                if self._audit is not None:
+                    self._audit.begin(child.pid)
                 seccomp.set_sync_wake_up(listener)
                 self._loop(listener, child)
             finally:

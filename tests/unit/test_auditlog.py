@@ -145,6 +145,16 @@ def test_a_torn_last_line_is_counted_as_lost(tmp_path):
     assert read_audit(path).is_complete
 
 
+def test_a_run_that_never_began_leaves_nothing(tmp_path):
+    """A log opened for a command that could not be started stays as it was, and complete."""
+    write(tmp_path / "a", record())
+    before = (tmp_path / "a").read_bytes()
+    with AuditWriter(tmp_path / "a"):
+        pass
+    assert (tmp_path / "a").read_bytes() == before
+    assert read_audit(tmp_path / "a").is_complete
+
+
 def test_a_run_that_never_ended_is_incomplete(tmp_path):
     """A log whose supervisor was killed says that its counts may be short."""
     with AuditWriter(tmp_path / "a") as writer:
