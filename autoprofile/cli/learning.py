@@ -19,7 +19,18 @@ if TYPE_CHECKING:
     from autoprofile.observations import Trace
     from autoprofile.profile import Action, Profile
 
-__all__ = ["Plan", "default_target", "read_logs", "run_command"]
+__all__ = ["Plan", "check_offered", "default_target", "read_logs", "run_command"]
+
+
+def check_offered(level: str, mode: str) -> None:
+    """Refuse a level or mode that cannot be learned yet, before the command runs for nothing."""
+    from autoprofile.learn import LEVELS, MODES
+
+    for what, name, offered in (("level", level, LEVELS), ("mode", mode, MODES)):
+        if name not in offered:
+            raise UsageError(
+                f"this build cannot learn {what} {name}", hint=f"it offers {what} {', '.join(offered)}"
+            )
 
 
 def default_target(argv: Sequence[str]) -> Path:

@@ -28,6 +28,8 @@ __all__ = [
     "verb",
 ]
 
+_COMMON = {"quiet", "verbose", "color"}
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -80,6 +82,8 @@ def verb(
         attributes["context_settings"].setdefault("max_content_width", 80)
         made: Verb = click.command(name, cls=Verb, **attributes)(common_options(function))
         made.section, made.order, made.runs_command = section, order, runs_command
+        # What is peculiar to the verb is read first.
+        made.params.sort(key=lambda p: p.name in _COMMON)
         return made
 
     return decorate

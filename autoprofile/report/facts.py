@@ -25,6 +25,7 @@ __all__ = [
     "CallRow",
     "RuleRow",
     "call_rows",
+    "call_text",
     "counted",
     "profile_facts",
     "program_rows",
@@ -203,7 +204,7 @@ def call_rows(trace: Trace) -> list[CallRow]:
             CallRow(
                 arch=arch,
                 syscall=name,
-                call=_call_text(arch, name, args),
+                call=call_text(arch, name, args),
                 count=sum(o.count for o in same),
                 processes=sum(o.processes for o in same),
                 first_s=min(o.first_ns for o in same) / 1e9,
@@ -214,8 +215,14 @@ def call_rows(trace: Trace) -> list[CallRow]:
     return sorted(rows, key=lambda r: (-r.count, r.arch, r.call))
 
 
-def _call_text(arch: str, name: str, args: Sequence[int | None]) -> str:
-    # Only what the kernel reads in this very call: openat's mode means nothing without O_CREAT.
+def call_text(arch: str, name: str, args: Sequence[int | None]) -> str:
+    """Return a call with the constrained arguments that the kernel reads in it: no mode without O_CREAT.
+
+    Args:
+        arch: of the call.
+        name: of the syscall, or its number as text.
+        args: six raw registers, None where nothing is known.
+    """
     values = [a or 0 for a in args]
     shown = [
         f"{spec.name}={decode_value(arch, spec, values[spec.index])}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from autoprofile.report.facts import (
     call_rows,
+    call_text,
     counted,
     profile_facts,
     program_rows,
@@ -185,11 +186,13 @@ def witness_text(witness: Mapping[str, object]) -> str:
     """Return where a difference was seen, in a few words: called from which library, by which process."""
     parts = []
     if witness.get("location"):
-        parts.append(f"called from {witness['location']}")
+        symbol = f" ({witness['symbol']})" if witness.get("symbol") else ""
+        parts.append(f"called from {witness['location']}{symbol}")
     if witness.get("pid"):
         parts.append(f"process {witness['pid']}" + (f" ({witness['comm']})" if witness.get("comm") else ""))
     if witness.get("action"):
-        parts.append(f"answered {witness['action']}")
+        is_answered = witness.get("event") != "complain"
+        parts.append(f"answered {witness['action']}" if is_answered else "let pass (complain mode)")
     if witness.get("source") == "trace" and witness.get("first_s") is not None:
         parts.append(f"first {witness['first_s']} s into run {witness.get('run', 0)}")
         if witness.get("last_return"):
@@ -232,9 +235,8 @@ def audit_text(log: AuditLog, style: Style, *, title: str = "") -> str:
 
 
 def _audit_call(record: AuditRecord) -> str:
-    name = record.syscall or f"syscall {record.nr}"
     arch = "" if record.arch == "x86_64" else f" [{record.arch}]"
-    return f"{name}({', '.join(f'{k}={v}' for k, v in record.decoded.items())}){arch}"
+    return call_text(record.arch, record.syscall or str(record.nr), record.constrained) + arch
 
 
 def diff_text(changes: Sequence[Change], style: Style) -> str:

@@ -99,13 +99,15 @@ def command(
       autoprofile learn -o web.yaml --trace web.parquet -- ./web --port 8080
       autoprofile learn --merge -o web.yaml -- ./web --other-feature
       autoprofile learn -o web.yaml --from-trace monday.parquet tuesday.parquet
-      strace -f -X raw -o web.log ./web; autoprofile learn -o web.yaml --from-strace web.log
+      strace -f -X raw -o web.log ./web
+      autoprofile learn -o web.yaml --from-strace web.log
     """  # noqa: D301 - \b is click's own mark
-    from autoprofile.cli.learning import Plan, default_target, read_logs, run_command
+    from autoprofile.cli.learning import Plan, check_offered, default_target, read_logs, run_command
 
     output = output_of(ctx)
     if from_trace and from_strace:
         raise click.UsageError("--from-trace and --from-strace exclude each other", ctx)
+    check_offered(level, mode)
     action = _action(default_action)
     if from_trace or from_strace:
         output.failure_status = exits.FAILED  # nothing is run
