@@ -376,6 +376,10 @@ def _close_listener(injection: Injection, stopped: Stopped, fd: int, listener: i
         raise _close_refused(f"signal {error.signum}") from error
     if result < 0:
         raise _close_refused(errno.errorcode.get(-result, str(-result)))
+    if result > 0:
+        # KILL and TRAP restore the registers of the call, whence its number as the result, and leave SIGSYS
+        # pending (kernel/seccomp.c, __seccomp_filter).
+        raise _close_refused("it is fatal")
 
 
 def _close_refused(how: str) -> LaunchError:
