@@ -203,24 +203,25 @@ class CallReader:
     def _values(self, arch: str, name: str, args: Sequence[str]) -> Values:
         printed = _printed_by_register(arch, name, args)
         values = [0] * 6
-        missing: list[ArgSpec] = []
+        missing: list[tuple[ArgSpec, str]] = []
         for spec in constrained_args(arch, name):
             text = printed.get(spec.index)
             if text is None:
-                missing.append(spec)
+                missing.append((spec, "is not in the log"))
                 continue
             value = _pair_half(arch, name, spec, text)
             if value is None:
                 refined = call_signature(arch, name, values)
-                spec = refined.args[spec.index] if refined else spec
-                value = argument_value(arch, spec, text)
+                value = argument_value(arch, refined.args[spec.index] if refined else spec, text)
             if value is None:
-                raise UnreadableError(f"{name}: argument {spec.name!r} is not understood: {text[:40]!r}")
-            values[spec.index] = value & _U64
-        for spec in missing:
-            # strace does not print what a call does not use; anything else missing would be made up.
+                missing.append((spec, f"is not understood: {text[:40]!r}"))
+            else:
+                values[spec.index] = value & _U64
+        for spec, why in missing:
+            # strace does not print what a call does not use, or prints it as what other commands of the call
+            # make of it; anything else would be made up.
             if not _is_unused(arch, name, spec, values):
-                raise UnreadableError(f"{name}: argument {spec.name!r} is not in the log")
+                raise UnreadableError(f"{name}: argument {spec.name!r} {why}")
         a, b, c, d, e, f = values
         return a, b, c, d, e, f
 

@@ -215,7 +215,7 @@ def _word_value(arch: str, spec: ArgSpec, word: str) -> int | None:
         return None
 
 
-_FLAGS: Final = re.compile(r"\bflags=([^,}]*)")
+_FLAGS: Final = re.compile(r"\bflags=([^,})]*)")
 
 
 def flags_value(text: str) -> str | None:

@@ -40,6 +40,7 @@ _FAILED: Final = re.compile(r"-1 (E[A-Z0-9]+)\b")
 _RETURNED: Final = re.compile(r"\s*=\s+(.*)", re.DOTALL)
 _PID: Final = re.compile(r"\d+")
 _ATTACHED_INSIDE: Final = re.compile(r"strace: Process \d+ attached$")
+_DAY_S: Final = 86_400.0
 _MODES: Final = {"64 bit": 64, "32 bit": 32}
 
 
@@ -119,6 +120,7 @@ class _Task:
     counter: Counter
     pending: tuple[Line, _Where, int] | None = None  # an unfinished call
     undecided: list[tuple[Line, _Where, int]] = field(default_factory=list)
+    has_exited: bool = False
 
 
 class _Log:
@@ -201,8 +203,8 @@ class _Log:
             if self.first_s is None:
                 self.first_s = time_s
             # Times of day start again at midnight.
-            if time_s < self.first_s and self.first_s - time_s > 43_200:
-                time_s += 86_400
+            if time_s < self.first_s and self.first_s - time_s > _DAY_S / 2:
+                time_s += _DAY_S
             self.now_s = max(time_s - self.first_s, 0.0)
         ts_ns = round(self.now_s * 1e9)
         self.end_ns = max(self.end_ns, ts_ns)
@@ -348,7 +350,9 @@ class _Log:
         self.has_calls = True
         if not is_first:
             self._count(task, line, args, result, where, ts_ns)
-        if line.name in _EXECS and result.startswith("0"):
+        if line.name in ("exit", "exit_group"):
+            self._exited(task, line.name, args)
+        elif line.name in _EXECS and result.startswith("0"):
             self._executed(task, line.name, args)
         elif line.name in _SPAWNS and (match := _PID.match(result)) and int(match[0]) > 0:
             self._born(task, int(match[0]), is_thread=is_new_thread(line.name, line.text))
@@ -362,6 +366,20 @@ class _Log:
             self._lost(where, str(error))
             return
         _note_return(task.counter(code, values, ts_ns), result)
+
+    def _exited(self, task: _Task, name: str, args: list[str]) -> None:
+        # Under -qq the log ends here: strace's own lines about exits are missing.
+        task.has_exited = True
+        if name == "exit_group":
+            for tid in self.groups.get(task.tgid, ()):
+                self.tasks[tid].has_exited = True
+            if (
+                self.root in self.tasks
+                and self.tasks[self.root].tgid == task.tgid
+                and args
+                and args[0].isdigit()
+            ):
+                self.status = int(args[0]) & 0xFF
 
     def _executed(self, task: _Task, name: str, args: list[str]) -> None:
         path = unquote(args[0 if name == "execve" else 1]) if len(args) > 1 else None
@@ -402,13 +420,14 @@ class _Log:
                 task = self._new_task(tid, tid, self.recorder.program("?"), None)
             for line, where, ts_ns in lines:
                 self._take(task, line, where, ts_ns)
-        is_whole = self.status is not None and not self.tasks
+        is_whole = self.status is not None and all(task.has_exited for task in self.tasks.values())
         for task in list(self.tasks.values()):
             self._gone(task)
         return self.recorder.finish(
             TraceMeta(
                 backend="strace_log",
                 argv=argv or self.argv,
+                start_time_s=self.first_s if self.first_s and self.first_s > _DAY_S else None,
                 duration_ns=self.end_ns,
                 exit_status=self.status,
                 complete=is_whole,
@@ -439,8 +458,12 @@ def _signal(name: str) -> int:
 
 
 def _argv(text: str) -> tuple[str, ...]:
-    # ["ls", "-l"]; strace cuts long ones short ("..."), what is there is kept.
+    # ["ls", "-l"]; strace cuts long words short ("abc"...), which shows.
     if not text.startswith("["):
         return ()
     words, _ = split_call(text[1:])
-    return tuple(word for w in words if (word := unquote(w)) is not None)
+    return tuple(
+        plain + "…" if word.endswith('"...') else plain
+        for word in words
+        if (plain := unquote(word.removesuffix("..."))) is not None
+    )
