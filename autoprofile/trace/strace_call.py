@@ -114,6 +114,10 @@ class CallReader:
             return True
         return arch == "i386" and (name in _SOCKETCALL or name in _IPC)
 
+    def is_telling(self, name: str, nr: int | None) -> bool:
+        """Tell whether a name and number belong together on one arch only."""
+        return nr is not None and sum(syscall_nr(arch, name) == nr for arch in self._arches) == 1
+
     def read(self, arch: str, name: str, nr: int | None, args: Sequence[str]) -> tuple[int, Values]:
         """Return the call's code (`call_code`) and its six raw arguments, 0 for those no profile constrains.
 

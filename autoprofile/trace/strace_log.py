@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from autoprofile.abi.arch import ARCHES, compat_arches
+from autoprofile.abi.arch import ARCHES, arch_from_audit, compat_arches
 from autoprofile.abi.arch import arch as known_arch
 from autoprofile.abi.constants import errno_number, signal_number
 from autoprofile.errors import AutoprofileError
@@ -365,6 +365,8 @@ class _Log:
         except UnreadableError as error:
             self._lost(where, str(error))
             return
+        if task.arch is None and self.calls.is_telling(line.name, line.nr):
+            task.arch = arch_from_audit(code >> 32, code & 0xFFFFFFFF)
         _note_return(task.counter(code, values, ts_ns), result)
 
     def _exited(self, task: _Task, name: str, args: list[str]) -> None:
