@@ -136,7 +136,9 @@ def evaluate(include: Path, kernel: Path, arch: str, headers: list[str], names: 
     folder_args = [f"-isystem{folder}" for folder in [*_folders(include, arch), builtin, _shim(include)]]
     for _ in range(8):
         prologue = [
-            "#include <linux/ioctl.h>",  # some headers use _IOW and leave it to the reader
+            # Some headers use _IOW and size_t and leave their definition to the reader.
+            "#include <stddef.h>",
+            "#include <linux/ioctl.h>",
             *(f"#include <{h}>" for h in headers if not h.startswith("k:")),
             *(_kernel_definitions(kernel, h, names) for h in headers if h.startswith("k:")),
             "#define htons(x) ((((x) & 0xff) << 8) | (((x) >> 8) & 0xff))",

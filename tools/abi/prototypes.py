@@ -34,9 +34,20 @@ _POINTERS = {
     "compat_uptr_t",
     "__sighandler_t",
 }
-_KIND_OF_TYPE = {"umode_t": "mode:file_mode", "compat_mode_t": "mode:file_mode", "pid_t": "pid",
-                 "compat_pid_t": "pid", "uid_t": "uid", "gid_t": "uid", "old_uid_t": "uid", "old_gid_t": "uid",
-                 "size_t": "size", "loff_t": "offset", "off_t": "offset", "clockid_t": "enum:clock_id"}  # fmt: skip
+_KIND_OF_TYPE = {
+    "umode_t": "mode:file_mode",
+    "compat_mode_t": "mode:file_mode",
+    "pid_t": "pid",
+    "compat_pid_t": "pid",
+    "uid_t": "uid",
+    "gid_t": "uid",
+    "old_uid_t": "uid",
+    "old_gid_t": "uid",
+    "size_t": "size",
+    "loff_t": "offset",
+    "off_t": "offset",
+    "clockid_t": "enum:clock_id",
+}
 
 
 @dataclass
