@@ -1,9 +1,9 @@
 """Write README.md and docs/cli.md from docs/templates/, making every example by running it.
 
 In a template, a line ``@run COMMAND`` becomes a console block with the command and what it printed;
-``@run[3] COMMAND`` insists on that exit status (0 otherwise); ``@file NAME`` shows a file of the
-examples; ``@exits`` is the table of exit statuses and ``@verbs`` the help of every verb. Commands run one
-after the other in a scratch directory that starts as a copy of docs/examples/.
+``@run[3] COMMAND`` insists on that exit status (0 otherwise); ``@file NAME [LINES]`` shows a file of the
+examples; ``@exits`` is the table of exit statuses, ``@list`` that of the verbs, ``@verbs`` their help.
+Commands run one after the other in a scratch directory that starts as a copy of docs/examples/.
 
 An example that prints nothing or ends otherwise than said aborts the rendering, so a page never shows
 a run that did not happen. ``--check`` renders again and fails when a page would change; numbers that
@@ -71,11 +71,31 @@ def _run(command: str, expected: int, scratch: Path) -> str:
     return f"```console\n$ {command}\n{done.stdout.rstrip()}\n{status}```"
 
 
+def _file(scratch: Path, name: str, count: str = "0") -> str:
+    lines = (scratch / name).read_text().splitlines()
+    if 0 < int(count) < len(lines):
+        lines[int(count) :] = ["  # … and so on"]
+    return "\n".join(["```yaml", *lines, "```"])
+
+
 def _exits() -> str:
     from autoprofile.cli.exit import TABLE
 
     rows = [f"| {status} | {meaning} |" for status, meaning in TABLE]
     return "\n".join(["| status | meaning |", "|---|---|", *rows])
+
+
+def _list() -> str:
+    import click
+
+    from autoprofile.cli.app import app
+
+    context = click.Context(app)
+    verbs = [(name, app.get_command(context, name)) for name in app.list_commands(context)]
+    rows = [
+        f"| [`{name}`](docs/cli.md#{name}) | {verb.get_short_help_str(200)} |" for name, verb in verbs if verb
+    ]
+    return "\n".join(["| verb | does |", "|---|---|", *rows])
 
 
 def _verbs(scratch: Path) -> str:
@@ -105,10 +125,11 @@ def render(template: Path) -> str:
             if run := _RUN.fullmatch(line):
                 lines.append(_run(run[2], int(run[1] or 0), scratch).replace(f"{scratch}/", ""))
             elif line.startswith("@file "):
-                path = scratch / line.removeprefix("@file ")
-                lines.append(f"```yaml\n{path.read_text().rstrip()}\n```")
+                lines.append(_file(scratch, *line.split()[1:]))
             elif line == "@exits":
                 lines.append(_exits())
+            elif line == "@list":
+                lines.append(_list())
             elif line == "@verbs":
                 lines.append(_verbs(scratch))
             else:
