@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from autoprofile.learn.baseline import BASELINE, BaselineEntry, baseline
 from autoprofile.learn.completeness import Completeness, LeftOut
-from autoprofile.learn.infer import LEVELS, MODES, Inference, infer, learn
+from autoprofile.learn.infer import Inference, infer, learn
+from autoprofile.learn.modes import DEFAULTS
+from autoprofile.learn.price import Constraint
+from autoprofile.profile.model import LEVELS, MODES
 
 __all__ = [
     "BASELINE",
+    "DEFAULTS",
     "LEVELS",
     "MODES",
     "BaselineEntry",
     "Completeness",
+    "Constraint",
     "Inference",
     "LeftOut",
     "baseline",

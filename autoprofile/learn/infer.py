@@ -13,19 +13,21 @@ from autoprofile.abi.arch import ARCHES
 from autoprofile.errors import AutoprofileError, UsageError
 from autoprofile.learn.calls import arch_rank, call_groups
 from autoprofile.learn.completeness import Completeness, completeness
-from autoprofile.learn.strict import strict_rules
-from autoprofile.profile.action import Action
-from autoprofile.profile.model import Learned, Profile, Program
+from autoprofile.learn.evidence import CONFIDENCE
+from autoprofile.learn.generalise import Policy
+from autoprofile.learn.levels import Leveled, rules_of_level
+from autoprofile.learn.modes import DEFAULTS, rules_of_mode
+from autoprofile.learn.price import WORTH
+from autoprofile.profile.model import LEVELS, MODES, Learned, Profile, Program
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from autoprofile.learn.price import Constraint
     from autoprofile.observations import Observation, Trace
+    from autoprofile.profile.action import Action
 
-__all__ = ["LEVELS", "MODES", "Inference", "infer", "learn"]
-
-LEVELS = ("strict",)
-MODES = ("allowlist",)
+__all__ = ["Inference", "infer", "learn", "program_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,14 @@ class Inference:
         profile: the result.
         notes: things a reader must know, most important first: what was lost, left out or widened.
         completeness: how much of the program's needs the trace has shown.
+        constraints: what each constraint shuts out and costs, kept or dropped; empty at strict, which weighs
+            none.
     """
 
     profile: Profile
     notes: tuple[str, ...]
     completeness: Completeness
+    constraints: tuple[Constraint, ...] = ()
 
 
 def learn(
@@ -48,11 +53,25 @@ def learn(
     *,
     level: str = "strict",
     mode: str = "allowlist",
-    default: Action = Action.KILL_PROCESS,
+    default: Action | None = None,
     program: Program | None = None,
+    confidence: float = CONFIDENCE,
+    worth: float = WORTH,
+    deny_failed: bool = True,
+    deny_opaque: bool = True,
 ) -> Profile:
     """Return the profile that `trace` supports; see `infer`, which takes the same arguments and says more."""
-    return infer(trace, level=level, mode=mode, default=default, program=program).profile
+    return infer(
+        trace,
+        level=level,
+        mode=mode,
+        default=default,
+        program=program,
+        confidence=confidence,
+        worth=worth,
+        deny_failed=deny_failed,
+        deny_opaque=deny_opaque,
+    ).profile
 
 
 def infer(
@@ -60,8 +79,12 @@ def infer(
     *,
     level: str = "strict",
     mode: str = "allowlist",
-    default: Action = Action.KILL_PROCESS,
+    default: Action | None = None,
     program: Program | None = None,
+    confidence: float = CONFIDENCE,
+    worth: float = WORTH,
+    deny_failed: bool = True,
+    deny_opaque: bool = True,
 ) -> Inference:
     """Infer a profile from a trace.
 
@@ -72,8 +95,13 @@ def infer(
         trace: the observations of one or more runs.
         level: how much beyond what was seen is allowed.
         mode: what happens to calls that no rule names.
-        default: the action for them.
+        default: the action for them; by default what the mode says (`modes.DEFAULTS`).
         program: what the profile is for; the first program of the first run unless given.
+        confidence: when evidence counts as saturated, and the level of the bound on the unseen (see
+            `Policy`).
+        worth: gain that a constraint has to bring for each nanosecond on the mean call (not at strict).
+        deny_failed: deny calls that always met ENOSYS or EPERM with that error (not at strict).
+        deny_opaque: deny clone3 and openat2 with ENOSYS, so that libc uses clone and openat (not at strict).
 
     Raises:
         AutoprofileError: the trace holds no call of a known arch.
@@ -91,25 +119,42 @@ def infer(
             hint="check that the command ran; `learn -v` says what the source lost",
         )
     identity = program or program_of(trace)
+    policy = Policy(level, confidence, worth)
 
-    def profile_of(observations: Sequence[Observation], learned: Learned | None = None) -> Profile:
+    def leveled(observations: Sequence[Observation], runs: int) -> Leveled:
+        groups = call_groups(observations)
+        result = rules_of_level(
+            groups, arches, runs, policy, deny_failed=deny_failed, deny_opaque=deny_opaque
+        )
+        result.rules = rules_of_mode(mode, result.rules, groups, arches)
+        return result
+
+    def profile(found: Leveled, learned: Learned | None = None) -> Profile:
         return Profile(
             program=identity,
             learned=learned,
             arch=arches,
             level=level,
             mode=mode,
-            default=default,
-            rules=tuple(strict_rules(call_groups(observations), arches)),
+            default=default or DEFAULTS[mode],
+            rules=tuple(found.rules),
         )
 
+    runs = trace.meta.runs
     estimate = completeness(
-        trace.observations, trace.meta.runs, trace.ledger, trace.meta.complete, profile_of
+        trace.observations,
+        runs,
+        trace.ledger,
+        trace.meta.complete,
+        lambda observations: profile(leveled(observations, runs - 1)),
+        confidence=confidence,
     )
+    leveling = leveled(trace.observations, runs)
     return Inference(
-        profile_of(trace.observations, _learned(trace, estimate)),
-        _notes(trace, arches),
+        profile(leveling, _learned(trace, estimate)),
+        (*_notes(trace, arches), *leveling.notes),
         estimate,
+        tuple(leveling.constraints),
     )
 
 

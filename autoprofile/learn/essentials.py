@@ -1,0 +1,127 @@
+"""What programs need on paths that training rarely takes: errors, signals, locale and name lookups.
+
+In: what was seen on an arch. Out: rules with the reason and where it was measured. The list is data, made by
+running small programs (tools/learn/essentials.py); nothing in it is guessed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoprofile.abi.arch import AbiError
+from autoprofile.abi.constants import encode_value
+from autoprofile.abi.families import family
+from autoprofile.abi.signatures import constrained_args
+from autoprofile.abi.syscalls import syscall_nr
+from autoprofile.learn.compact import boxes
+from autoprofile.learn.strict import arch_limit, args_from_box
+from autoprofile.profile.action import Action
+from autoprofile.profile.rule import Evidence, SeccompRule
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from autoprofile.learn.calls import Values
+
+__all__ = ["Essential", "essential_rules", "essentials", "source"]
+
+_DATA = Path(__file__).with_name("data") / "essentials.tsv"
+
+
+@dataclass(frozen=True, slots=True)
+class Essential:
+    """Name one call with its arguments, the small programs that needed it, and when that concerns a program.
+
+    Args:
+        syscall: its name.
+        args: constrained arguments by name, as symbols; an argument not named is not read.
+        when: ``always``, or a syscall: for programs that were seen to make it or one of its family.
+        reason: the paths through the C library that made the call.
+        libcs: the libraries that did.
+    """
+
+    syscall: str
+    args: tuple[tuple[str, str], ...]
+    when: str
+    reason: str
+    libcs: tuple[str, ...]
+
+
+@cache
+def _rows() -> tuple[str, tuple[Essential, ...]]:
+    first, *lines = _DATA.read_text(encoding="utf-8").splitlines()
+    found = []
+    for line in lines:
+        name, text, when, reason, libcs = line.split("\t")
+        pairs = [] if text == "-" else [word.partition("=") for word in text.split(" ")]
+        args = tuple((argument, value) for argument, _, value in pairs)
+        found.append(Essential(name, args, when, reason, tuple(libcs.split(","))))
+    return first.removeprefix("# source: "), tuple(found)
+
+
+def essentials() -> tuple[Essential, ...]:
+    """Return all essentials, by name; they were measured on x86_64."""
+    return _rows()[1]
+
+
+def source() -> str:
+    """Return where and how the data was measured."""
+    return _rows()[0]
+
+
+def essential_rules(
+    arch: str, arches: Sequence[str], seen: Collection[str], rules: Sequence[SeccompRule], level: str
+) -> list[SeccompRule]:
+    """Return rules for the essentials that concern a program and that no rule of it covers yet.
+
+    Args:
+        arch: which of the arches; other arches than x86_64 get the calls and symbols that they share with it.
+        arches: of the profile.
+        seen: names of the syscalls that were seen on this arch.
+        rules: of the profile so far; a call that one of them decides stays decided.
+        level: for the label.
+    """
+    needed: dict[str, dict[Values, set[str]]] = {}
+    for entry in essentials():
+        if entry.when != "always" and not family(entry.when) & set(seen):
+            continue
+        nr = syscall_nr(arch, entry.syscall)
+        values = _values(arch, entry) if nr is not None else None
+        if nr is None or values is None:
+            continue
+        specs = constrained_args(arch, entry.syscall)
+        args = [0] * 6
+        for spec, value in zip(specs, values, strict=True):
+            args[spec.index] = value or 0
+        own = [r for r in rules if r.syscall == entry.syscall and (r.arch is None or arch in r.arch)]
+        if any(r.evaluate(args) for r in own):
+            continue
+        reasons = needed.setdefault(entry.syscall, {}).setdefault(values, set())
+        reasons.update(entry.reason.split(", "))
+    found = []
+    for name in sorted(needed):
+        for box in boxes(needed[name]):
+            within = [
+                reasons
+                for values, reasons in needed[name].items()
+                if all(side is None or v in side for side, v in zip(box, values, strict=True))
+            ]
+            reason = f"{level}: essential for {', '.join(sorted(set().union(*within)))}"
+            args_of_box = args_from_box(constrained_args(arch, name), box)
+            limit = arch_limit(arch, arches)
+            found.append(SeccompRule(name, Action.ALLOW, args_of_box, limit, Evidence(reason=reason)))
+    return found
+
+
+def _values(arch: str, entry: Essential) -> Values | None:
+    given = dict(entry.args)
+    try:
+        return tuple(
+            encode_value(arch, spec, given[spec.name]) if spec.name in given else None
+            for spec in constrained_args(arch, entry.syscall)
+        )
+    except AbiError:
+        return None  # this arch has no such symbol, so libc there goes another way

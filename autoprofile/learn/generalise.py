@@ -1,0 +1,258 @@
+"""Levels standard and permissive: from the tuples seen to what will be needed tomorrow, risks kept out.
+
+In: one call group and how much evidence there is for it. Out: rules, and the `Constraint` that says in which
+form, at what gain and price. Everything seen stays allowed, whatever the form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from autoprofile.abi.constants import constants
+from autoprofile.abi.risk import syscall_risk
+from autoprofile.learn.calls import least_processes
+from autoprofile.learn.compact import boxes
+from autoprofile.learn.evidence import CONFIDENCE, Incidence, upper_bound
+from autoprofile.learn.price import WORTH, Constraint, gain_of, price_ns
+from autoprofile.learn.risks import conditions
+from autoprofile.learn.shapes import Masked, covers, intersects, side_arg, simplify, subtract
+from autoprofile.learn.strict import evidence_of, rules_of_group
+from autoprofile.profile.action import Action
+from autoprofile.profile.arg import ANY
+from autoprofile.profile.rule import Evidence, SeccompRule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from autoprofile.abi.risk import Risk
+    from autoprofile.abi.signatures import ArgSpec
+    from autoprofile.learn.calls import CallGroup, SeenTuple
+    from autoprofile.learn.risks import RiskCondition
+    from autoprofile.learn.shapes import Shape, ShapeSide
+
+__all__ = ["Policy", "generalise", "open_shapes", "saturated"]
+
+_MAX_SHAPES = 64
+"""More shapes than this are no longer readable; then the tuples seen are kept as they are (narrows)."""
+
+_MAX_VALUES = 64
+"""More named values than this (ioctl) are no list of alternatives: only those seen are allowed (narrows)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Set what generalising may do.
+
+    Args:
+        level: ``standard`` keeps every risk class out that was not seen, ``permissive`` only the high ones.
+        confidence: a distribution counts as saturated when, with this confidence, a further sampling unit
+            shows nothing new in more than 1 - confidence of the cases. 0.95 asks for 59 units without a
+            singleton.
+        worth: gain that each nanosecond on the mean call has to bring for a constraint to be kept.
+    """
+
+    level: str = "standard"
+    confidence: float = CONFIDENCE
+    worth: float = WORTH
+
+    @property
+    def severities(self) -> tuple[str, ...]:
+        """The severities of the risks that stay out unless seen."""
+        return ("high",) if self.level == "permissive" else ("high", "medium", "low")
+
+
+def saturated(seen: Incidence, confidence: float) -> bool:
+    """Tell whether a further unit would hardly show a species that was not seen.
+
+    The upper bound of the probability that it does, with every species seen in one unit only counted as a
+    unit that showed something new (Good-Turing), has to lie below 1 - confidence.
+    """
+    if seen.units < 2:
+        return False
+    return upper_bound(min(seen.seen_in(1), seen.units), seen.units, confidence) <= 1 - confidence + 1e-9
+
+
+def generalise(
+    group: CallGroup, limit: tuple[str, ...] | None, runs: int, share: float, policy: Policy
+) -> tuple[list[SeccompRule], Constraint | None]:
+    """Return the rules of one syscall and the constraint they make, if there is anything to constrain.
+
+    Args:
+        group: what was seen.
+        limit: the arch limit of the rules.
+        runs: how many runs there were.
+        share: the share of all calls that were this one.
+        policy: level and thresholds.
+    """
+    if not group.specs or group.name is None:
+        return rules_of_group(group, limit), None
+    whole = syscall_risk(group.name)
+    risky = whole is not None and whole.severity in _exact_severities(policy)
+    form = "exact" if risky else _form(group, runs, policy.confidence)
+    shapes = [] if form == "exact" else _shapes(group, form, policy)
+    rules = _rules(group, limit, shapes, policy.level)
+    refused = _shut_out(group, shapes, rules, policy, whole if risky else None)
+    gain, classes = gain_of(refused)
+    price = price_ns(share)
+    if form != "exact" and any(all(side is None for side in shape) for shape in shapes):
+        form = "any"
+    kept = form != "any" and gain > 0 and gain >= policy.worth * price
+    why = _why(form, kept, gain, price, classes)
+    constraint = Constraint(
+        group.arch, group.name, form if kept else "any", classes, gain, share, price, kept, why
+    )
+    if not kept:
+        reason = None if len(rules) == 1 and rules[0].args is ANY else f"{policy.level}: {why}"
+        rules = [SeccompRule(group.syscall, Action.ALLOW, ANY, limit, evidence_of(group.tuples, reason))]
+    return rules, constraint
+
+
+def _exact_severities(policy: Policy) -> tuple[str, ...]:
+    # A call that is a risk whatever its arguments: what was not seen of it is not added.
+    return ("high",) if policy.level == "permissive" else ("high", "medium")
+
+
+def _form(group: CallGroup, runs: int, confidence: float) -> str:
+    # The finest description whose distribution is saturated: joint tuples, then single values, then bits.
+    def holds(species: Callable[[SeenTuple], Iterable[object]]) -> bool:
+        return saturated(_units(group, runs, species), confidence)
+
+    columns = range(len(group.specs))
+    if holds(lambda t: [t.values]):
+        return "exact"
+    if all(holds(partial(_value_at, at)) for at in columns):
+        return "values"
+    return "bits" if all(holds(partial(_bits_at, at)) for at in columns) else "open"
+
+
+def _value_at(at: int, t: SeenTuple) -> list[object]:
+    return [t.values[at]]
+
+
+def _bits_at(at: int, t: SeenTuple) -> list[object]:
+    return _bits(t.values[at])
+
+
+def _bits(value: int | None) -> list[object]:
+    # None is a species of its own: the argument was free
+    return [None] if value is None else [1 << i for i in range(64) if value >> i & 1]
+
+
+def _units(group: CallGroup, runs: int, species: Callable[[SeenTuple], Iterable[object]]) -> Incidence:
+    # Units are the runs that made the call, or with one run only the processes that did (at least).
+    holders: dict[object, list[SeenTuple]] = {}
+    for t in group.tuples:
+        for one in species(t):
+            holders.setdefault(one, []).append(t)
+
+    def count(tuples: Sequence[SeenTuple]) -> int:
+        return len(frozenset().union(*(t.runs for t in tuples))) if runs > 1 else least_processes(tuples)
+
+    return Incidence(count(group.tuples), {one: count(tuples) for one, tuples in holders.items()})
+
+
+def _kept_out(group: CallGroup, policy: Policy) -> list[RiskCondition]:
+    # A low risk that was seen is taken for the program's nature; a higher one is allowed only exactly as it
+    # was seen.
+    assert group.name is not None
+    seen = [dict(zip((s.index for s in group.specs), t.values, strict=True)) for t in group.tuples]
+    return [
+        c
+        for c in conditions(group.arch, group.name)
+        if c.risk.severity in policy.severities
+        and (c.risk.severity != "low" or not any(c.holds(values) for values in seen))
+    ]
+
+
+def _shapes(group: CallGroup, form: str, policy: Policy) -> list[Shape]:
+    risks = _kept_out(group, policy)
+    compared = {clause.index for c in risks for clause in c.clauses}
+    sides: list[ShapeSide] = []
+    for at, spec in enumerate(group.specs):
+        values = frozenset(v for t in group.tuples if (v := t.values[at]) is not None)
+        if spec.index not in compared:
+            sides.append(None)
+        elif form == "values" and values:
+            sides.append(values)
+        else:
+            sides.append(_open_side(group.arch, spec, values, form == "bits"))
+    return _outside([tuple(sides)], risks, group.specs)
+
+
+def _open_side(arch: str, spec: ArgSpec, values: frozenset[int], only_bits: bool) -> ShapeSide:
+    if spec.kind in ("flags", "mode"):
+        if not only_bits:
+            return None
+        used = 0
+        for value in values:
+            used |= value
+        return Masked(((1 << spec.width) - 1) & ~used, 0)
+    named = frozenset(constants(spec.constants, arch).values()) if spec.constants else frozenset()
+    named = frozenset(v & ((1 << spec.width) - 1) for v in named)
+    return named | values if 0 < len(named) <= _MAX_VALUES else values or None
+
+
+def _outside(shapes: list[Shape], risks: Sequence[RiskCondition], specs: Sequence[ArgSpec]) -> list[Shape]:
+    for risk in risks:
+        shapes = simplify(part for shape in shapes for part in subtract(shape, risk, specs))
+        if len(shapes) > _MAX_SHAPES:
+            return []
+    return shapes
+
+
+def open_shapes(group: CallGroup, policy: Policy) -> list[Shape]:
+    """Return what level and risks leave open of a call that was not seen; nothing when it cannot be said."""
+    return _shapes(group, "open", policy)
+
+
+def _rules(
+    group: CallGroup, limit: tuple[str, ...] | None, shapes: Sequence[Shape], level: str
+) -> list[SeccompRule]:
+    rules = []
+    left = list(group.tuples)
+    for shape in shapes:
+        args = tuple(
+            a for s, side in zip(group.specs, shape, strict=True) if (a := side_arg(s, side)) is not None
+        )
+        covered = [t for t in group.tuples if covers(shape, t.values)]
+        left = [t for t in left if t not in covered]
+        reason = f"{level}: everything of {group.name} that is of no unseen risk class"
+        evidence = evidence_of(covered, reason) if covered else Evidence(reason=reason)
+        rules.append(SeccompRule(group.syscall, Action.ALLOW, args or ANY, limit, evidence))
+    for box in boxes(t.values for t in left):
+        covered = [t for t in left if covers(box, t.values)]
+        args = tuple(
+            a for s, side in zip(group.specs, box, strict=True) if (a := side_arg(s, side)) is not None
+        )
+        rules.append(SeccompRule(group.syscall, Action.ALLOW, args or ANY, limit, evidence_of(covered)))
+    return rules
+
+
+def _shut_out(
+    group: CallGroup,
+    shapes: Sequence[Shape],
+    rules: Sequence[SeccompRule],
+    policy: Policy,
+    whole: Risk | None,
+) -> list[Risk]:
+    # What no rule can match any more: the honest gain, whatever the form was meant to do.
+    assert group.name is not None
+    everything = [*shapes, *boxes(t.values for t in group.tuples)]
+    found = [
+        c.risk
+        for c in conditions(group.arch, group.name)
+        if c.risk.severity in policy.severities
+        and not any(intersects(shape, c, group.specs) for shape in everything)
+    ]
+    if whole is not None and any(rule.args is not ANY for rule in rules):
+        found.append(whole)
+    return found
+
+
+def _why(form: str, kept: bool, gain: float, price: float, classes: Sequence[str]) -> str:
+    if gain == 0 or form == "any":
+        return "its arguments shut out no risk class"
+    figures = f"gain {gain:g} ({', '.join(classes)}), price {price:.3g} ns on the mean call"
+    return figures if kept else f"not worth it: {figures}"

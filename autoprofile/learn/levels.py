@@ -1,0 +1,145 @@
+"""Levels: the allow rules of strict, standard and permissive, from what was seen.
+
+In: call groups and a policy. Out: rules, the constraints weighed on the way, and notes on what was decided.
+Whatever was not observed is labelled with the reason it is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from autoprofile.abi.families import ENOSYS_FALLBACK, fallbacks
+from autoprofile.abi.risk import syscall_risk
+from autoprofile.abi.signatures import constrained_args
+from autoprofile.abi.syscalls import syscall_nr
+from autoprofile.learn.calls import CallGroup
+from autoprofile.learn.denied import CHECKABLE, always_failed, opaque
+from autoprofile.learn.essentials import essential_rules
+from autoprofile.learn.generalise import Policy, generalise, open_shapes
+from autoprofile.learn.shapes import side_arg
+from autoprofile.learn.strict import arch_limit, baseline_rules, strict_rules
+from autoprofile.profile.action import Action
+from autoprofile.profile.arg import ANY
+from autoprofile.profile.rule import Evidence, SeccompRule
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from autoprofile.learn.price import Constraint
+
+__all__ = ["Leveled", "rules_of_level"]
+
+
+@dataclass(slots=True)
+class Leveled:
+    """Collect the rules of a level and what was decided on the way."""
+
+    rules: list[SeccompRule] = field(default_factory=list)
+    constraints: list[Constraint] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def rules_of_level(
+    groups: Sequence[CallGroup],
+    arches: Sequence[str],
+    runs: int,
+    policy: Policy,
+    *,
+    deny_failed: bool = True,
+    deny_opaque: bool = True,
+) -> Leveled:
+    """Return the rules of the policy's level.
+
+    Args:
+        groups: what was seen.
+        arches: of the profile.
+        runs: how many runs there were.
+        policy: level and thresholds.
+        deny_failed: deny calls that always met ENOSYS or EPERM with that same error (not at strict).
+        deny_opaque: deny clone3 and openat2 with ENOSYS, so that libc uses clone and openat (not at strict).
+    """
+    result = Leveled()
+    groups = [g for g in groups if g.arch in arches]
+    if policy.level == "strict":
+        result.rules = strict_rules(groups, arches)
+        return result
+    total = sum(g.count for g in groups) or 1
+    allowed = {(g.arch, g.name) for g in groups}
+    for group in groups:
+        failed = always_failed(group, arches) if deny_failed else None
+        hidden = opaque(group, arches) if deny_opaque else None
+        rule = failed or hidden
+        if rule is not None:
+            result.rules.append(rule)
+            why = rule.evidence.reason if rule.evidence else ""
+            result.notes.append(f"{group.syscall} is answered with {rule.action}: {why}")
+            sibling = CHECKABLE.get(group.name or "")
+            if hidden is not None and sibling is not None and (group.arch, sibling) not in allowed:
+                allowed.add((group.arch, sibling))
+                result.rules += _unseen(
+                    group.arch, sibling, arches, policy, f"libc falls back to it from {group.name}"
+                )
+            continue
+        rules, constraint = generalise(
+            group, arch_limit(group.arch, arches), runs, group.count / total, policy
+        )
+        result.rules += rules
+        if constraint is not None:
+            result.constraints.append(constraint)
+    result.rules += baseline_rules(groups, arches)
+    allowed |= {
+        (arch, r.syscall) for r in result.rules for arch in (r.arch or arches) if isinstance(r.syscall, str)
+    }
+    for arch in arches:
+        seen = {g.name for g in groups if g.arch == arch and g.name is not None}
+        found = essential_rules(arch, arches, seen, result.rules, policy.level)
+        allowed |= {(arch, str(r.syscall)) for r in found}
+        result.rules += found
+    if policy.level == "permissive":
+        result.rules += _families(groups, arches, policy, allowed)
+    return result
+
+
+def _unseen(arch: str, name: str, arches: Sequence[str], policy: Policy, reason: str) -> list[SeccompRule]:
+    # Everything of an unseen call that is of no risk class.
+    group = CallGroup(arch, syscall_nr(arch, name) or 0, name, constrained_args(arch, name), ())
+    limit = arch_limit(arch, arches)
+    evidence = Evidence(reason=f"{policy.level}: {reason}")
+    if not group.specs:
+        return [SeccompRule(name, Action.ALLOW, ANY, limit, evidence)]
+    rules = []
+    for shape in open_shapes(group, policy):
+        args = tuple(
+            a for s, side in zip(group.specs, shape, strict=True) if (a := side_arg(s, side)) is not None
+        )
+        rules.append(SeccompRule(name, Action.ALLOW, args or ANY, limit, evidence))
+    return rules
+
+
+def _families(
+    groups: Sequence[CallGroup], arches: Sequence[str], policy: Policy, allowed: set[tuple[str, str | None]]
+) -> list[SeccompRule]:
+    rules: list[SeccompRule] = []
+    for group in groups:
+        if group.name is None:
+            continue
+        own = syscall_risk(group.name)
+        for name in fallbacks(group.name):
+            if syscall_nr(group.arch, name) is None or (group.arch, name) in allowed:
+                continue
+            allowed.add((group.arch, name))
+            risk = syscall_risk(name)
+            if name in CHECKABLE and name in ENOSYS_FALLBACK:
+                # narrows: its flags cannot be checked, and libc has another way
+                reason = f"{policy.level}: sibling of {group.name} whose flags lie behind a pointer"
+                limit = arch_limit(group.arch, arches)
+                rules.append(SeccompRule(name, Action.errno("ENOSYS"), ANY, limit, Evidence(reason=reason)))
+            elif (
+                risk is None
+                or risk.severity == "low"
+                or (own is not None and own.name_class == risk.name_class and own.severity == risk.severity)
+            ):
+                # a sibling that is a greater risk than what was seen is not added
+                rules += _unseen(group.arch, name, arches, policy, f"sibling of {group.name}")
+    return rules

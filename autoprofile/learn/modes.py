@@ -1,0 +1,87 @@
+"""Modes: what happens to calls that no rule names, and which deny rules that takes.
+
+In: the allow rules of a level and what was seen. Out: the rules of the mode. allowlist adds nothing; hybrid
+and denylist refuse the high risks that were not seen.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autoprofile.abi.families import ENOSYS_FALLBACK
+from autoprofile.abi.risk import syscall_risk
+from autoprofile.abi.syscalls import syscall_table
+from autoprofile.learn.risks import conditions
+from autoprofile.learn.strict import arch_limit
+from autoprofile.profile.action import Action
+from autoprofile.profile.arg import ANY
+from autoprofile.profile.rule import Evidence, SeccompRule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from autoprofile.learn.calls import CallGroup
+
+__all__ = ["DEFAULTS", "deny_rules", "rules_of_mode"]
+
+DEFAULTS: Mapping[str, Action] = {
+    "allowlist": Action.KILL_PROCESS,
+    "denylist": Action.ALLOW,
+    "hybrid": Action.NOTIFY,
+}
+"""The default action of each mode, unless another is asked for."""
+
+
+def rules_of_mode(
+    mode: str, rules: Sequence[SeccompRule], groups: Sequence[CallGroup], arches: Sequence[str]
+) -> list[SeccompRule]:
+    """Return the rules that a profile of this mode has.
+
+    A denylist keeps no allow rules: its default allows, and a rule that changes nothing only hides those that
+    do.
+    """
+    if mode == "allowlist":
+        return list(rules)
+    denied = deny_rules(groups, arches)
+    return denied if mode == "denylist" else [*(r for r in rules if not _refuses(r, denied)), *denied]
+
+
+def _refuses(rule: SeccompRule, denied: Sequence[SeccompRule]) -> bool:
+    # an allow rule that was not observed (a sibling, say) gives way to the deny rule of the same call
+    unseen = rule.evidence is not None and rule.evidence.count is None
+    return unseen and any(d.syscall == rule.syscall and d.arch == rule.arch and d.args is ANY for d in denied)
+
+
+def deny_rules(groups: Sequence[CallGroup], arches: Sequence[str]) -> list[SeccompRule]:
+    """Return rules that refuse every high risk which was not seen.
+
+    widens: of a call that was seen and is a risk whatever its arguments, nothing is denied here, since no
+        rule says
+    "all but these tuples"; argument-level risks of it are denied where none of its tuples carried them.
+    """
+    by_call = {(g.arch, g.name): g for g in groups if g.name is not None}
+    rules = []
+    for arch in arches:
+        limit = arch_limit(arch, arches)
+        for name in sorted(syscall_table(arch)):
+            seen = by_call.get((arch, name))
+            whole = syscall_risk(name)
+            if seen is None and whole is not None and whole.severity == "high":
+                action = Action.errno("ENOSYS" if name in ENOSYS_FALLBACK else "EPERM")
+                reason = f"not seen: {whole.name_class}: {whole.reason}"
+                rules.append(SeccompRule(name, action, ANY, limit, Evidence(reason=reason)))
+                continue
+            tuples = (
+                [dict(zip((s.index for s in seen.specs), t.values, strict=True)) for t in seen.tuples]
+                if seen is not None
+                else []
+            )
+            for condition in conditions(arch, name):
+                if condition.risk.severity != "high" or any(condition.holds(values) for values in tuples):
+                    continue
+                reason = f"not seen: {condition.risk.name_class}: {condition.risk.reason}"
+                rules += [
+                    SeccompRule(name, Action.errno("EPERM"), args, limit, Evidence(reason=reason))
+                    for args in condition.comparators()
+                ]
+    return rules
