@@ -79,12 +79,12 @@ allow_all = ret(ALLOW)
 NOTIFY_ALL = ret(NOTIFY)
 
 
-def start_tool(code: str, *args: str, **options) -> subprocess.Popen[str]:
-    """Start a Python process that runs `code` after the prelude, with pipes for stdin, stdout and stderr."""
+def start_tool(code: str, *args: str, wrapper: tuple[str, ...] = (), **options) -> subprocess.Popen[str]:
+    """Start a Python process (under `wrapper`) that runs `code` after the prelude, with pipes for stdio."""
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-c", _PRELUDE + code, *args], text=True, env=environment, **options
+        [*wrapper, sys.executable, "-c", _PRELUDE + code, *args], text=True, env=environment, **options
     )
 
 
