@@ -7,4 +7,4 @@ the standard library.
 
 from __future__ import annotations
 
-__all__: list[str] = []
+__all__ = ()
