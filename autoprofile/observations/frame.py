@@ -23,17 +23,18 @@ __all__ = ["decode_args", "tidy_frame"]
 
 
 def decode_args(arch: str, nr: int, args: Args) -> list[tuple[int, str, str]]:
-    """Return (index, kernel's name, decoded value) of each constrained argument."""
+    """Return (index, kernel's name, decoded value) of each constrained argument that the call reads."""
     name = syscall_name(arch, nr)
     if name is None:
         return []
     # The call's own values refine the symbols (what fcntl's argument means follows from its command).
-    refined = call_signature(arch, name, tuple(a or 0 for a in args))
+    values = tuple(a or 0 for a in args)
+    refined = call_signature(arch, name, values)
     specs = refined.args if refined is not None else ()
     decoded = []
     for plain in constrained_args(arch, name):
         value = args[plain.index]
-        if value is not None:
+        if value is not None and (plain.used_if is None or plain.used_if.holds(values)):
             spec = specs[plain.index]
             decoded.append((spec.index, spec.name, decode_value(arch, spec, value)))
     return decoded

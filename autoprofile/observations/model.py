@@ -44,8 +44,9 @@ class Observation:
         arch: the arch of the call (not of the program): ``x86_64``, ``i386``, ``x32``…, or the raw audit
             token as ``0x…`` when it has no name.
         nr: the number the kernel dispatched on, the x32 bit included.
-        args: the constrained arguments as the kernel reads them (a 32-bit parameter is cut to 32 bits); None
-            for every argument that is not constrained (pointer, fd, size…) or not a parameter at all.
+        args: the constrained arguments as the kernel reads them (a 32-bit parameter is cut to 32 bits), 0 for
+            one that this call does not read (`ArgSpec.used_if`); None for every argument that is not
+            constrained (pointer, fd, size…) or not a parameter at all.
         count: calls.
         first_ns: nanoseconds from the start of the run to the first such call.
         last_ns: nanoseconds from the start of the run to the last such call.

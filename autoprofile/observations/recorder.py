@@ -1,8 +1,8 @@
 """The mutable side: sources count calls here, at well under a microsecond each.
 
-The key of a call is its (audit arch, nr) code plus the constrained arguments as the kernel reads them;
-everything else about the arguments is dropped at once. One process has its own cells, so that "in how many
-processes" costs nothing per call.
+The key of a call is its (audit arch, nr) code plus the constrained arguments as the kernel reads them, 0 for
+one that this call does not read; everything else about the arguments is dropped at once. One process has its
+own cells, so that "in how many processes" costs nothing per call.
 
 Fast path of a source, once per thread group and program::
 
@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 
 from autoprofile.abi.arch import ARCHES, arch_from_audit
 from autoprofile.abi.constants import errno_name
-from autoprofile.abi.signatures import constrained_args, kernel_value
+from autoprofile.abi.signatures import UsedIf, constrained_args, kernel_value
 from autoprofile.abi.syscalls import syscall_name
 from autoprofile.observations.model import ARGS, Args, LossLedger, Observation, ProgramId, TraceMeta
 from autoprofile.observations.trace import Trace
@@ -231,7 +231,8 @@ class Recorder:
         specs = constrained_args(arch, name) if name is not None else ()
         indexes = tuple(spec.index for spec in specs)
         masks = tuple(kernel_value(spec, _U64) for spec in specs)
-        keyer = self._keyers[code] = _make_keyer(code, indexes, masks)
+        optional = tuple((i, s.used_if) for i, s in enumerate(specs) if s.used_if is not None)
+        keyer = self._keyers[code] = _make_keyer(code, indexes, masks, optional)
         self._indexes[code] = indexes
         return keyer
 
@@ -283,7 +284,14 @@ def _six(args: Sequence[int | None]) -> Args:
 
 
 # One closure per shape, not one loop for all: the loop costs four times as much, on every call.
-def _make_keyer(code: int, indexes: tuple[int, ...], masks: tuple[int, ...]) -> _Keyer:
+def _make_keyer(
+    code: int,
+    indexes: tuple[int, ...],
+    masks: tuple[int, ...],
+    optional: tuple[tuple[int, UsedIf], ...],
+) -> _Keyer:
+    if optional:
+        return _make_conditional_keyer(code, tuple(zip(indexes, masks, strict=True)), optional)
     if not indexes:
         return lambda _args: code
     if len(indexes) == 1:
@@ -297,3 +305,19 @@ def _make_keyer(code: int, indexes: tuple[int, ...], masks: tuple[int, ...]) -> 
         return lambda args: (code, args[i] & m, args[j] & n, args[k] & o)
     pairs = tuple(zip(indexes, masks, strict=True))
     return lambda args: (code, *[args[i] & m for i, m in pairs])
+
+
+# An argument that this call does not read (openat's mode without O_CREAT, prctl's pointer behind PR_SET_NAME)
+# holds whatever the register held: counted by it, one call would be as many observations as there are stack
+# addresses. It is recorded as 0, and whoever decides on it asks `ArgSpec.used_if` first.
+def _make_conditional_keyer(
+    code: int, pairs: tuple[tuple[int, int], ...], optional: tuple[tuple[int, UsedIf], ...]
+) -> _Keyer:
+    def keyer(args: Sequence[int]) -> _Key:
+        values = [args[i] & m for i, m in pairs]
+        for position, used_if in optional:
+            if values[position] and not used_if.holds(args):
+                values[position] = 0
+        return (code, *values)
+
+    return keyer
