@@ -28,7 +28,6 @@ FLOORS = {
     "report": 4,
     "cli": 5,
     "__main__": 6,  # `python -m autoprofile`, nothing but a call of the cli
-    "__main__": 6,  # python -m autoprofile
 }
 
 # Rooms whose result depends on nothing but their input.
