@@ -49,7 +49,7 @@ _WORDS: Final = {
 _WITH_DATA: Final = re.compile(r"(errno|trap|trace)\((0|[1-9][0-9]{0,4})\)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Action:
     """Answer one call as seccomp(2) does.
 
@@ -144,6 +144,9 @@ class Action:
     def is_refusing(self) -> bool:
         """Return whether the kernel never runs the call (errno, trap, kill_thread, kill_process)."""
         return _SEVERITY[self.kind] >= _SEVERITY["errno"]
+
+    def __repr__(self) -> str:
+        return f"Action({self.kind!r}, {self.data})" if self.data else f"Action({self.kind!r})"
 
     def __str__(self) -> str:
         if self.kind == "errno":

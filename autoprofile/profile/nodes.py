@@ -122,7 +122,8 @@ class Reader:
             raise self.wrong(node, what, "a mapping")
         seen: dict[str, yaml.Node] = {}
         for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode) or self.kind(key) not in {"str", "int"}:
+            # mmap has an argument named off, which YAML 1.1 takes for a boolean: keys are what is written.
+            if not isinstance(key, yaml.ScalarNode) or self.kind(key) not in {"str", "int", "bool"}:
                 raise self.wrong(key, f"a key of {what}", "a word")
             name = str(key.value)
             if name in seen:

@@ -248,7 +248,7 @@ class _ArgParser:
             raise reader.wrong(node, self.what, "a symbol or a number")
         value = 0
         for part in node.value.split("|"):
-            word = part.strip()
+            word = part.strip(" ")
             number = number_of(word)
             if number is None:
                 number = self._symbol(node, word)

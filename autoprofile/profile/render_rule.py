@@ -13,7 +13,7 @@ from autoprofile.abi.constants import decode_value, encode_value
 from autoprofile.abi.signatures import constrained_args, signature
 from autoprofile.profile.action import Action
 from autoprofile.profile.nodes import number_of
-from autoprofile.profile.scalars import flow_list, flow_map
+from autoprofile.profile.scalars import flow_list, flow_map, quoted
 
 if TYPE_CHECKING:
     from autoprofile.abi.signatures import ArgSpec
@@ -45,7 +45,7 @@ def rule_yaml(arch: str, rule: SeccompRule) -> str:
     fields = []
     for index in sorted(by_index):
         spec = specs[index] if index < len(specs) else None
-        name = _key(index, specs)
+        name = quoted(_key(index, specs))
         fields.append((name, _constraint(arch, spec, by_index[index])))
     if rule.action != Action.ALLOW:
         fields.append(("action", str(rule.action)))
