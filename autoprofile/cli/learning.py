@@ -71,6 +71,7 @@ def run_command(
         The trace of all runs, and the shell status: the first that is not 0.
     """
     from autoprofile.cli.deadline import deadline
+    from autoprofile.report.facts import counted
     from autoprofile.observations import Trace
     from autoprofile.trace.source import SOURCES, Command, Progress, auto_source, source_named
 
@@ -85,8 +86,9 @@ def run_command(
 
     def show(progress: Progress) -> None:
         line.update(
-            f"learning {name}: {progress.syscalls} syscalls, {progress.observations} argument tuples,"
-            f" {progress.events} calls, {progress.processes} processes, {progress.elapsed_s:.0f} s"
+            f"learning {name}: {counted(progress.syscalls, 'syscall')},"
+            f" {counted(progress.observations, 'argument tuple')}, {counted(progress.events, 'call')},"
+            f" {counted(progress.processes, 'process', 'processes')}, {progress.elapsed_s:.0f} s"
         )
 
     traces, status = [], exits.DONE
