@@ -55,7 +55,7 @@ def command(
     if form == "raw":
         content = raw
     else:
-        from autoprofile.report.code import c_array
+        from autoprofile.formats.c import c_array
 
         content = (program.disassemble() if form == "asm" else c_array(program)).encode()
         content = content.rstrip(b"\n") + b"\n"

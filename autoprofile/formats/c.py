@@ -1,13 +1,20 @@
-"""A compiled filter as source text of other languages."""
+"""A profile's compiled filter as C source: a ``struct sock_filter`` array, ready for prctl(2) or seccomp(2).
+
+Exact: the program is the very one that `autoprofile compile` makes.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from autoprofile.filter import compile_profile
+from autoprofile.formats.fidelity import Exported, Note
+
 if TYPE_CHECKING:
     from autoprofile.filter import Program
+    from autoprofile.profile import Profile
 
-__all__ = ["c_array"]
+__all__ = ["c_array", "export_c"]
 
 
 def c_array(program: Program) -> str:
@@ -25,3 +32,9 @@ def c_array(program: Program) -> str:
         "};",
     ]
     return "\n".join(lines) + "\n"
+
+
+def export_c(profile: Profile) -> Exported:
+    """Return the C source of a profile's filter."""
+    program = compile_profile(profile)
+    return Exported(c_array(program).encode(), (Note("kept", f"{len(profile.rules)} rules, all of them"),))

@@ -1,0 +1,78 @@
+"""What another format keeps of a profile: one note for every constraint, in the order of the profile.
+
+A converter returns its document together with notes; a constraint without a note does not exist.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from autoprofile.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["EFFECTS", "Exported", "Imported", "Note", "no_format"]
+
+#: What became of a constraint, best first. ``kept``: it means the same. ``added``: the format's runtime
+#: needs it. ``narrowed``: fewer calls pass. ``widened``: more calls pass. ``impossible``: it is not there.
+EFFECTS: Final = ("kept", "added", "narrowed", "widened", "impossible")
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Say what became of one constraint.
+
+    Args:
+        effect: one of `EFFECTS`.
+        subject: the rule or header field, as a profile words it.
+        detail: what it has become and why; empty for kept.
+    """
+
+    effect: str
+    subject: str
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.effect in EFFECTS, self.effect
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the note as plain values."""
+        return {"effect": self.effect, "subject": self.subject, "detail": self.detail}
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A profile in another format.
+
+    Args:
+        content: the bytes of the document.
+        notes: what became of every constraint.
+    """
+
+    content: bytes
+    notes: tuple[Note, ...]
+
+    @property
+    def is_exact(self) -> bool:
+        """Return whether the document means what the profile means."""
+        return all(note.effect in {"kept", "added"} for note in self.notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A profile read from another format.
+
+    Args:
+        profile: what it says.
+        notes: where the profile means something else than the runtimes of that format make of it.
+    """
+
+    profile: Any
+    notes: tuple[Note, ...]
+
+
+def no_format(name: str, known: Iterable[str]) -> UsageError:
+    """Return the error for a format that does not exist."""
+    return UsageError(f"no format {name!r}", hint="formats: " + ", ".join(known))

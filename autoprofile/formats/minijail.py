@@ -1,0 +1,90 @@
+"""minijail policy text (minijail0 -S; ChromeOS, Android): one line a call, arguments included.
+
+Grammar: google/minijail, minijail0(5) and the parser's own comments. Comparisons are of whole registers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autoprofile.formats.conditions import Condition, conditions_of
+from autoprofile.formats.fidelity import Exported, Note
+from autoprofile.profile.wording import rule_text
+
+if TYPE_CHECKING:
+    from autoprofile.profile import Profile, SeccompRule
+
+__all__ = ["export_minijail"]
+
+_SIGNS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+_U32 = 0xFFFFFFFF
+_U64 = 0xFFFFFFFFFFFFFFFF
+
+
+def export_minijail(profile: Profile) -> Exported:
+    """Return a profile as a minijail policy for its first arch."""
+    arch = profile.arch[0]
+    notes: list[Note] = [
+        Note("narrowed", f"arch {other}", "a policy is for one arch: killed") for other in profile.arch[1:]
+    ]
+    if profile.default.kind == "kill_process":
+        notes.append(Note("kept", "default kill"))
+    else:
+        notes.append(Note("narrowed", f"default {profile.default}", "minijail0 kills, or logs with -L"))
+    lines = [f"# {profile.program.path or 'a program'}, {arch}: made by autoprofile"]
+    by_call: dict[str, list[SeccompRule]] = {}
+    for rule in profile.rules:
+        subject = rule_text(arch, rule)
+        if rule.arch is not None and arch not in rule.arch:
+            continue
+        if isinstance(rule.syscall, int):
+            notes.append(Note("narrowed", subject, "policies name calls: refused"))
+        else:
+            by_call.setdefault(rule.syscall, []).append(rule)
+    for name, rules in by_call.items():
+        line = _line(arch, rules, notes)
+        if line is not None:
+            lines.append(f"{name}: {line}")
+    return Exported(("\n".join(lines) + "\n").encode(), tuple(notes))
+
+
+def _line(arch: str, rules: list[SeccompRule], notes: list[Note]) -> str | None:
+    refusing = [rule for rule in rules if not rule.action.is_permitting]
+    if refusing:
+        worst = max(refusing, key=lambda rule: rule.action.rank)
+        if len(rules) > 1 or worst.comparators:
+            notes.append(Note("narrowed", rule_text(arch, worst), "to every call: a line allows or refuses"))
+        else:
+            notes.append(Note("kept", rule_text(arch, worst)))
+        return f"return {worst.action.data}" if worst.action.kind == "errno" else None
+    terms: list[str] = []
+    for rule in rules:
+        subject = rule_text(arch, rule)
+        if rule.action.kind != "allow":
+            notes.append(Note("impossible", subject, f"a policy cannot {rule.action}: allowed"))
+        made = conditions_of(rule)
+        widened, narrowed = list(made.widened), list(made.narrowed)
+        for alternative in made.alternatives:
+            parts = [_condition(one, widened, narrowed) for one in alternative]
+            terms.append(" && ".join(part for part in parts if part) or "1")
+        notes += [Note("widened", subject, text) for text in dict.fromkeys(widened)]
+        notes += [Note("narrowed", subject, text) for text in dict.fromkeys(narrowed)]
+        if not widened and not narrowed:
+            notes.append(Note("kept", subject))
+    return "1" if "1" in terms else " || ".join(dict.fromkeys(terms))
+
+
+def _condition(one: Condition, widened: list[str], narrowed: list[str]) -> str:
+    if one.op != "masked_eq":
+        return f"arg{one.index} {_SIGNS[one.op]} {one.value:#x}"
+    assert one.mask is not None
+    if one.mask == _U32:
+        narrowed.append(f"argument {one.index}: compared whole, a dirty upper half no longer passes")
+        return f"arg{one.index} == {one.value:#x}"
+    if one.value == 0:
+        spare = ~one.mask & (_U32 if one.mask <= _U32 else _U64)
+        if one.mask <= _U32:
+            narrowed.append(f"argument {one.index}: compared whole, a dirty upper half no longer passes")
+        return f"arg{one.index} in {spare:#x}"
+    widened.append(f"argument {one.index}: a policy has no masked comparison, dropped")
+    return ""

@@ -1,0 +1,66 @@
+"""A profile learned here, exported, and enforced by a real container runtime."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import need_program
+
+pytestmark = pytest.mark.kernel
+
+SCRIPT = "busybox echo inside; busybox mkdir /tmp/x && echo made || echo refused"
+
+
+def contained(tmp_path: Path, seccomp: dict[str, object], name: str) -> subprocess.CompletedProcess[str]:
+    bundle = tmp_path / name
+    (bundle / "rootfs" / "bin").mkdir(parents=True)
+    for folder in ("tmp", "proc", "dev"):
+        (bundle / "rootfs" / folder).mkdir()
+    shutil.copy(need_program("busybox", "busybox-static"), bundle / "rootfs" / "bin" / "busybox")
+    subprocess.run([need_program("runc"), "spec"], cwd=bundle, check=True, timeout=30)
+    config = json.loads((bundle / "config.json").read_text())
+    config["process"]["args"] = ["/bin/busybox", "sh", "-c", SCRIPT]
+    config["process"]["terminal"] = False
+    config["process"]["env"] = ["PATH=/bin"]
+    config["root"]["readonly"] = False
+    config["linux"]["seccomp"] = seccomp
+    (bundle / "config.json").write_text(json.dumps(config))
+    command = [need_program("runc"), "--root", str(tmp_path / "state"), "run", name]
+    return subprocess.run(
+        command, cwd=bundle, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, check=False
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="running a container with runc needs root")
+def test_runc_enforces_what_was_exported(tmp_path: Path) -> None:
+    """The runtime runs the learned container unchanged, and refuses the call that was not learned."""
+    busybox = need_program("busybox", "busybox-static")
+    need_program("runc")
+    profile = tmp_path / "p.yaml"
+    autoprofile = [sys.executable, "-m", "autoprofile"]
+    subprocess.run(
+        [*autoprofile, "learn", "--default", "errno", "-o", str(profile), "--", busybox, "sh", "-c", f"cd {tmp_path}; {SCRIPT.replace('/tmp/x', 'x')}"],
+        check=True, timeout=60, capture_output=True,
+    )  # fmt: skip
+    exported = subprocess.run(
+        [*autoprofile, "export", str(profile), "--to", "oci"],
+        check=True,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    seccomp = json.loads(exported.stdout)
+    ran = contained(tmp_path, seccomp, "learned")
+    assert ran.stdout == "inside\nmade\n", ran.stderr
+    for entry in seccomp["syscalls"]:
+        entry["names"] = [name for name in entry["names"] if name not in {"mkdir", "mkdirat"}]
+    seccomp["syscalls"] = [entry for entry in seccomp["syscalls"] if entry["names"]]
+    ran = contained(tmp_path, seccomp, "tighter")
+    assert ran.stdout == "inside\nrefused\n", ran.stderr
