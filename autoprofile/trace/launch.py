@@ -74,6 +74,10 @@ def launch(command: Command, *, options: int = 0) -> Stopped:
     if any(b"\0" in a for a in argv):
         raise UsageError("an argument of the command holds a NUL byte")
     candidates = _candidates(command.argv[0], env.get("PATH"))
+    ignores_children = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+    if ignores_children:
+        # Inherited from whoever started us: the kernel would reap our children, and their status be lost.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     go_read, go_write = os.pipe2(os.O_CLOEXEC)
     report_read, report_write = os.pipe2(os.O_CLOEXEC)
     # A signal between fork and exec must find either our handlers in us, or none in the child.
@@ -81,6 +85,8 @@ def launch(command: Command, *, options: int = 0) -> Stopped:
     try:
         pid = os.fork()
         if pid == 0:
+            if ignores_children:
+                signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the program inherits what we did
             _child(candidates, argv, env, command.cwd, (go_read, go_write, report_write), mask)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -164,6 +164,14 @@ def test_an_ignored_signal_stays_ignored(tracee):
     assert _first_line(program) == expected
 
 
+def test_ignored_children_are_waited_for_all_the_same(tracee):
+    """Started with SIGCHLD ignored, the tool still learns the status, and the program inherits the disposition."""
+    ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN)}
+    assert tool(_RUN, "sh", "-c", "exit 7", **ignoring).returncode == 7
+    program = start_tool(_RUN, tracee("signals"), start_new_session=True, **ignoring)
+    assert _first_line(program) == f"0 {1 << (signal.SIGCHLD - 1):x}\n"
+
+
 def _first_line(process: subprocess.Popen[str]) -> str:
     line = process.stdout.readline()
     os.killpg(process.pid, signal.SIGKILL)  # the tool, and the program it has let go

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -356,6 +357,21 @@ def test_an_unprivileged_user_can_learn(tracee):
     assert learned.status == 3
     assert learned.output == ["65534" if os.geteuid() == 0 else str(os.geteuid())]
     assert learned.count("geteuid", "/id") >= 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a setuid program")
+def test_setuid_programs_are_noted_as_seen_without_their_rights(tracee, tmp_path):
+    """A trace in which a setuid program could not gain its rights says so, and is not complete."""
+    for parent in (tmp_path, *tmp_path.parents):
+        if str(parent).startswith("/tmp/"):
+            parent.chmod(0o755)
+    program = tmp_path / "setuid"
+    shutil.copy(tracee("seccomp_state"), program)
+    program.chmod(0o4755)
+    learned = Learned(tool("drop_to_nobody()\n" + _LEARN, "notify", "sh", "-c", f"{program}; {program}"))
+    assert learned.output.count("Euid:\t65534") == 2
+    assert learned.lost == {"setuid_ignored": 1}
+    assert learn(str(program)).lost == {}  # root has nothing to gain
 
 
 def test_progress_is_reported_while_the_program_runs(tracee):
