@@ -71,8 +71,8 @@ def run_command(
         The trace of all runs, and the shell status: the first that is not 0.
     """
     from autoprofile.cli.deadline import deadline
-    from autoprofile.report.facts import counted
     from autoprofile.observations import Trace
+    from autoprofile.report.facts import counted
     from autoprofile.trace.source import SOURCES, Command, Progress, auto_source, source_named
 
     if backend == "ebpf" and backend not in SOURCES:
