@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format bench docs
+.PHONY: help setup demo test check lint format bench docs probes
 
 help: ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,3 +40,6 @@ bench: setup ## Measure what tracing, enforcing and starting up cost, against th
 
 docs: ## Write README.md and docs/cli.md again from their templates, running every example
 	@$(BIN)/python tools/render_docs.py
+
+probes: ## Build the eBPF probes again (clang, llvm, libbpf-dev)
+	@tools/build_probes.sh autoprofile/trace/ebpf/data/autoprofile.bpf.o

@@ -94,6 +94,7 @@ class TraceSource(Protocol):
 
 # name -> module and class; imported when asked for.
 SOURCES: Mapping[str, tuple[str, str]] = {
+    "ebpf": ("autoprofile.trace.ebpf", "EbpfSource"),
     "notify": ("autoprofile.trace.notify", "NotifySource"),
     "ptrace": ("autoprofile.trace.ptrace", "PtraceSource"),
 }
@@ -115,9 +116,15 @@ def source_named(name: str) -> TraceSource:
 
 
 def auto_source() -> str:
-    """Return the name of the quickest source that this kernel has: notify from Linux 5.5 on, else ptrace."""
-    from autoprofile import kernel
+    """Return the name of the quickest source that can run here.
 
+    ebpf as root on a kernel that describes its types, notify from Linux 5.5 on, else ptrace.
+    """
+    from autoprofile import kernel
+    from autoprofile.trace.ebpf.probes import is_ready
+
+    if is_ready():
+        return "ebpf"
     # USER_NOTIF is 5.0, but answering "continue" is 5.5 and SECCOMP_GET_ACTION_AVAIL cannot tell.
     if kernel.kernel_release() >= (5, 6) and kernel.seccomp.is_action_available(0x7FC00000):
         return "notify"

@@ -1,0 +1,142 @@
+"""What the maps of the probes hold, as observations and losses.
+
+Counting happens in the kernel; here keys become names and cells of one program are put together.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from autoprofile.abi.signatures import constrained_args
+from autoprofile.abi.syscalls import syscall_name
+from autoprofile.observations import Observation
+from autoprofile.observations.recorder import Tally, return_name
+from autoprofile.trace.ebpf.records import ARCHES, KEY_BYTES, RETURN_UNSEEN, Cell, CellKey, Totals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from autoprofile.observations import LossLedger, ProgramId
+    from autoprofile.observations.model import Args
+    from autoprofile.trace.ebpf.files import Files
+
+__all__ = ["Count", "add_losses", "counts_from_maps", "observations_from_counts", "tally_from_counts"]
+
+_CELL_BYTES: Final = ctypes.sizeof(Cell)
+
+
+@dataclass(slots=True)
+class Count:
+    """One cell: what was called, and how often; `refused` of `count` calls were answered by seccomp."""
+
+    file: int
+    arch: str
+    nr: int
+    args: tuple[int, ...]
+    count: int
+    first_ns: int
+    last_ns: int
+    ok: int
+    failed: int
+    refused: int
+    last_return: int | None
+    processes: int
+
+
+def counts_from_maps(keys: bytes, values: bytes, number: int) -> list[Count]:
+    """Return the cells of a map that was read whole."""
+    counts = []
+    for i in range(number):
+        key = CellKey.from_buffer_copy(keys, i * KEY_BYTES)
+        cell = Cell.from_buffer_copy(values, i * _CELL_BYTES)
+        if not cell.count:
+            continue  # just being made
+        last_return = None if cell.last_return == RETURN_UNSEEN else cell.last_return
+        counts.append(
+            Count(
+                key.program_arch >> 2,
+                ARCHES[key.program_arch & 3],
+                key.nr,
+                tuple(key.args),
+                cell.count,
+                cell.first_ns,
+                cell.last_ns,
+                cell.ok,
+                cell.failed,
+                cell.refused,
+                last_return,
+                cell.processes,
+            )
+        )
+    return counts
+
+
+def tally_from_counts(counts: Iterable[Count], processes: int) -> Tally:
+    """Return how far a recording is."""
+    counts = list(counts)
+    return Tally(len({(c.arch, c.nr) for c in counts}), len(counts), sum(c.count for c in counts), processes)
+
+
+def observations_from_counts(
+    counts: Iterable[Count], files: Files, start_ns: int, run: int = 0
+) -> list[Observation]:
+    """Return the observations of counted calls.
+
+    Args:
+        counts: the cells.
+        files: the programs their ids stand for; several ids may be one program.
+        start_ns: CLOCK_MONOTONIC at the start of the run.
+        run: the index of the run.
+    """
+    merged: dict[tuple[ProgramId, str, int, tuple[int, ...]], Count] = {}
+    for count in counts:
+        key = (files.program(count.file), count.arch, count.nr, count.args)
+        known = merged.get(key)
+        if known is None:
+            merged[key] = count
+            continue
+        if count.last_ns >= known.last_ns and count.last_return is not None:
+            known.last_return = count.last_return
+        known.first_ns = min(known.first_ns, count.first_ns)
+        known.last_ns = max(known.last_ns, count.last_ns)
+        known.count += count.count
+        known.ok += count.ok
+        known.failed += count.failed
+        known.refused += count.refused
+        known.processes += count.processes
+    return [
+        Observation(
+            run=run,
+            program=program,
+            arch=arch,
+            nr=nr,
+            args=_kept(arch, nr, args),
+            count=count.count,
+            first_ns=max(0, count.first_ns - start_ns),
+            last_ns=max(0, count.last_ns - start_ns),
+            processes=count.processes,
+            ok=count.ok,
+            failed=count.failed,
+            last_return=return_name(count.last_return),
+        )
+        for (program, arch, nr, args), count in merged.items()
+    ]
+
+
+def _kept(arch: str, nr: int, args: tuple[int, ...]) -> Args:
+    # The probes put 0 where an argument is not constrained.
+    name = syscall_name(arch, nr)
+    indexes = {spec.index for spec in constrained_args(arch, name)} if name is not None else set()
+    a, b, c, d, e, f = (value if i in indexes else None for i, value in enumerate(args))
+    return a, b, c, d, e, f
+
+
+def add_losses(totals: Totals, ledger: LossLedger) -> None:
+    """Put what the probes could not count into a ledger."""
+    ledger.add("map_full", totals.cells_full, "calls of argument tuples for which the counters had no room")
+    ledger.add("map_full", totals.seen_full, "processes of an observation that were not told apart")
+    ledger.add("map_full", totals.files_full, "programs for which there was no room")
+    ledger.add("missed_fork", totals.threads_full, "threads and processes for which there was no room")
+    ledger.add("ring_lost", totals.ring_full, "programs or libraries whose paths were not told")

@@ -1,0 +1,88 @@
+"""Which programs and libraries the file ids of the probes stand for.
+
+The probes tell of a file once, with its path and inode, while the process that uses it runs. Where that
+process still runs when the event is read, /proc tells (as for the other sources); else the path the kernel
+had, and the build-id of the file there if it is the same inode.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from autoprofile.observations import ProgramId
+from autoprofile.trace.program_id import UNKNOWN_PROGRAM, elf_facts, program_of
+
+if TYPE_CHECKING:
+    from autoprofile.trace.ebpf.records import Event
+
+__all__ = ["Files"]
+
+
+class Files:
+    """All files seen.
+
+    Attributes:
+        libraries: path -> build-id ("" without one) of everything mapped with instructions.
+    """
+
+    def __init__(self) -> None:
+        self.libraries: dict[str, str] = {}
+        self._programs: dict[int, ProgramId] = {}
+
+    def program(self, file_id: int) -> ProgramId:
+        """Return the program of an id; ``?`` when nothing told of it."""
+        return self._programs.get(file_id) or ProgramId(UNKNOWN_PROGRAM)
+
+    def add_process(self, file_id: int, pid: int) -> None:
+        """Give an id to the program a process runs."""
+        found = program_of(pid)
+        self._programs[file_id] = ProgramId(found.path, found.build_id)
+        if found.build_id is not None or found.elf is not None:
+            self.libraries.setdefault(found.path, found.build_id or "")
+        interpreter = found.elf.interpreter if found.elf is not None else None
+        if interpreter is not None:
+            self._add_library(interpreter, pid, None)
+
+    def take(self, event: Event) -> None:
+        """Note what an event tells."""
+        path = event.path_text()
+        if not event.is_program:
+            if path is not None:
+                self._add_library(path, event.pid, event.ino)
+            return
+        if self._runs(event.pid, event.ino):
+            self.add_process(event.file, event.pid)
+            if self._runs(event.pid, event.ino) and self.program(event.file).path != UNKNOWN_PROGRAM:
+                return
+        if path is None:
+            return
+        build_id = _build_id(path, event.ino)
+        self._programs[event.file] = ProgramId(path, build_id)
+        self.libraries.setdefault(path, build_id or "")
+
+    def _add_library(self, path: str, pid: int, ino: int | None) -> None:
+        # The loader is named by a symbolic link; the kernel and /proc name what it points to.
+        root = f"/proc/{pid}/root"
+        if ino is None:
+            path = os.path.realpath(path)
+        if path not in self.libraries or not self.libraries[path]:
+            self.libraries[path] = _build_id(root + path, ino) or _build_id(path, ino) or ""
+
+    @staticmethod
+    def _runs(pid: int, ino: int) -> bool:
+        # An inode number is enough: the device as stat(2) shows it is not the kernel's on some filesystems.
+        try:
+            return os.stat(f"/proc/{pid}/exe").st_ino == ino  # noqa: PTH116
+        except OSError:
+            return False
+
+
+def _build_id(path: str, ino: int | None) -> str | None:
+    try:
+        if ino is not None and os.stat(path).st_ino != ino:  # noqa: PTH116
+            return None
+        facts = elf_facts(path)
+    except OSError:
+        return None
+    return facts.build_id if facts is not None else None

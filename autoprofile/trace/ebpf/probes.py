@@ -1,0 +1,209 @@
+"""The probes in the kernel, loaded and filled: whom to follow, what was counted, what is new.
+
+One object for each run. Whatever ends the tool ends the probes: their descriptors are all that holds them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+from functools import cache
+from importlib.resources import files as package_files
+from typing import TYPE_CHECKING, Final
+
+from autoprofile.errors import MachineError
+from autoprofile.trace.ebpf.counts import Count, add_losses, counts_from_maps
+from autoprofile.trace.ebpf.files import Files
+from autoprofile.trace.ebpf.libbpf import BpfObject, EventRing, has_libbpf, probe_bpf
+from autoprofile.trace.ebpf.records import (
+    EVENT_FILE,
+    SIZES,
+    THREAD_SKIP_EXIT,
+    Config,
+    Event,
+    Process,
+    Thread,
+    Totals,
+    layouts_table,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from autoprofile.observations import LossLedger
+
+__all__ = ["BTF", "Probes", "is_ready", "lacks"]
+
+BTF: Final = "/sys/kernel/btf/vmlinux"
+_ZERO: Final = bytes(4)
+
+# Ids given here, not by the probes, for what ran before they did.
+_SEEDED_FILE: Final = 1 << 28
+_SEEDED_PROCESS: Final = 1 << 30
+_MANY_THREADS: Final = 1 << 40  # a seeded process is never forgotten
+
+
+@cache
+def _layouts() -> bytes:
+    return layouts_table()
+
+
+def lacks() -> tuple[str, str] | None:
+    """Return why the prebuilt probes cannot run here, and what would help; None if nothing is missing."""
+    if os.uname().machine != "x86_64":
+        return f"the probes are for x86_64, not {os.uname().machine}", "--backend notify and ptrace work here"
+    if os.geteuid() != 0:
+        return (
+            "tracing with eBPF needs root",
+            "run it as root; --backend notify and ptrace need no rights",
+        )
+    if not os.path.exists(BTF):  # noqa: PTH110
+        return (
+            "this kernel does not describe its types (no BTF)",
+            "a kernel built with CONFIG_DEBUG_INFO_BTF; --backend notify and ptrace need none",
+        )
+    return None
+
+
+def is_ready() -> bool:
+    """Tell whether the probes can be expected to run: root, BTF, libbpf, and bpf(2) not refused."""
+    if lacks() is not None or not has_libbpf():
+        return False
+    try:
+        probe_bpf()
+    except MachineError:
+        return False
+    return True
+
+
+class Probes:
+    """The loaded probes.
+
+    Args:
+        entries: map -> entries, where the usual number does not fit.
+
+    Raises:
+        MachineError: no root, no BTF, no libbpf, or a kernel that refuses them.
+    """
+
+    def __init__(self, entries: Mapping[str, int] | None = None) -> None:
+        if (why := lacks()) is not None:
+            raise MachineError(why[0], hint=why[1])
+        image = (package_files(__package__) / "data" / "autoprofile.bpf.o").read_bytes()
+        self.files = Files()
+        self._object = BpfObject(image, SIZES, entries)
+        self._ring: EventRing | None = None
+        self._seeded_threads = 0
+        self._seeded_processes: dict[int, int] = {}
+        try:
+            self._maps = self._object.maps
+            self._maps["layouts"].put(_ZERO, _layouts())
+            self._ring = EventRing(self._maps["events"], self._take)
+        except BaseException:
+            self.close()
+            raise
+
+    def attach(self) -> None:
+        """Begin to watch."""
+        self._object.attach()
+
+    def configure(
+        self, flags: int, *, cgroup_id: int = 0, cgroup_level: int = 0, mount_space: int = 0
+    ) -> None:
+        """Say whom the probes adopt by themselves: CONFIG_* flags, 0 for nobody."""
+        config = Config(flags, cgroup_level, cgroup_id, mount_space, os.getpid())
+        self._maps["configs"].put(_ZERO, bytes(config))
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when `consume` has something to take."""
+        assert self._ring is not None
+        return self._ring.fileno()
+
+    def wait(self, timeout_s: float, *others: int) -> None:
+        """Wait for news of the probes or for other descriptors to become readable; take the news."""
+        poller = select.poll()
+        for fd in (self.fileno(), *others):
+            poller.register(fd, select.POLLIN)
+        poller.poll(timeout_s * 1000)
+        self.consume()
+
+    def consume(self) -> None:
+        """Take what the probes told."""
+        assert self._ring is not None
+        self._ring.consume()
+
+    def follows(self, tid: int) -> bool:
+        """Tell whether a thread is a member."""
+        return self._maps["threads"].get(tid.to_bytes(4, "little")) is not None
+
+    def members(self) -> list[int]:
+        """Return the thread ids of all members."""
+        return [int.from_bytes(key, "little") for key in self._maps["threads"].keys()]  # noqa: SIM118
+
+    def seed(self, tid: int, tgid: int, *, in_call: bool = True) -> bool:
+        """Make a running thread a member; False when it is one.
+
+        Args:
+            tid: the thread.
+            tgid: its process, whose program becomes known by this.
+            in_call: whether the thread may be inside a call, whose end is then not counted.
+        """
+        key = tid.to_bytes(4, "little")
+        if self._maps["threads"].get(key) is not None:
+            return False
+        process = self._seeded_processes.get(tgid)
+        if process is None:
+            process = _SEEDED_PROCESS + len(self._seeded_processes)
+            self._seeded_processes[tgid] = process
+            self._maps["processes"].put(process.to_bytes(4, "little"), bytes(Process(_MANY_THREADS)))
+            self.files.add_process(_SEEDED_FILE + process - _SEEDED_PROCESS, tgid)
+        thread = Thread(
+            program=_SEEDED_FILE + process - _SEEDED_PROCESS,
+            process=process,
+            flags=THREAD_SKIP_EXIT if in_call else 0,
+        )
+        if not self._maps["threads"].put(key, bytes(thread), only_new=True):
+            return False
+        self._seeded_threads += 1
+        if not os.path.exists(f"/proc/{tgid}/task/{tid}") and self._maps["threads"].remove(key):  # noqa: PTH110
+            self._seeded_threads -= 1  # it ended before it was followed
+        return True
+
+    @property
+    def live(self) -> int:
+        """Return the number of threads that are followed."""
+        return int(self.totals().live) + self._seeded_threads
+
+    @property
+    def processes(self) -> int:
+        """Return the number of processes followed so far."""
+        return int(self.totals().processes) + len(self._seeded_processes)
+
+    def totals(self) -> Totals:
+        """Return the counters of the probes."""
+        return Totals.from_buffer_copy(self._maps["totals"].get(_ZERO) or bytes(ctypes.sizeof(Totals)))
+
+    def counts(self) -> list[Count]:
+        """Return everything counted so far; calls that have not ended are not in it."""
+        return counts_from_maps(*self._maps["cells"].items())
+
+    def add_losses(self, ledger: LossLedger) -> None:
+        """Put what was lost so far into a ledger."""
+        add_losses(self.totals(), ledger)
+
+    def detach(self) -> None:
+        """Stop watching; what was counted stays readable."""
+        self._object.detach()
+
+    def close(self) -> None:
+        """Release everything."""
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
+        self._object.close()
+
+    def _take(self, raw: bytes) -> None:
+        event = Event.from_buffer_copy(raw)
+        if event.kind == EVENT_FILE:
+            self.files.take(event)

@@ -1,0 +1,201 @@
+"""The records shared with the probes, laid out as in probes/records.h, and the layouts table made from `abi`.
+
+Every structure states its size; a loader compares them with the sizes its object has.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Final
+
+from autoprofile.abi.arch import ARCHES as _ARCHES
+from autoprofile.abi.signatures import constrained_args
+from autoprofile.abi.syscalls import syscall_table
+
+__all__ = [
+    "ARCHES",
+    "CONFIG_CGROUP",
+    "CONFIG_CHILD",
+    "CONFIG_MOUNT_SPACE",
+    "EVENT_END",
+    "EVENT_FILE",
+    "KEY_BYTES",
+    "RETURN_UNSEEN",
+    "SIZES",
+    "THREAD_SKIP_EXIT",
+    "Cell",
+    "CellKey",
+    "Config",
+    "Event",
+    "FileKey",
+    "Process",
+    "SeenKey",
+    "Thread",
+    "Totals",
+    "layouts_table",
+]
+
+ARCHES: Final = ("x86_64", "i386", "x32")
+"""Arch names by the number the probes use."""
+
+LAYOUT_NRS: Final = 1024
+LAYOUT_MAPS_FILE: Final = 0x8000
+THREAD_SKIP_EXIT: Final = 2
+RETURN_UNSEEN: Final = -1
+EVENT_FILE, EVENT_END = 1, 2
+CONFIG_CGROUP, CONFIG_MOUNT_SPACE, CONFIG_CHILD = 1, 2, 4
+
+_ARG_32, _ARG_64 = 1, 2
+_PATH_BYTES: Final = 4096
+_NAME_BYTES: Final = 256
+
+# Calls that map a file given by argument 4 with the protection in argument 2 (mmap(2); i386's old mmap takes
+# a pointer to its arguments, and no libc since 1998 calls it for libraries).
+_FILE_MAPPING: Final = {("x86_64", "mmap"), ("x32", "mmap"), ("i386", "mmap2")}
+
+
+class Config(ctypes.Structure):
+    """Whom the probes adopt by themselves."""
+
+    _fields_ = (
+        ("flags", ctypes.c_uint32),
+        ("cgroup_level", ctypes.c_uint32),
+        ("cgroup_id", ctypes.c_uint64),
+        ("mount_space", ctypes.c_uint32),
+        ("own_tgid", ctypes.c_uint32),
+    )
+
+
+class CellKey(ctypes.Structure):
+    """What calls are told apart by."""
+
+    _fields_ = (
+        ("program_arch", ctypes.c_uint32),
+        ("nr", ctypes.c_uint32),
+        ("args", ctypes.c_uint64 * 6),
+    )
+
+
+class Cell(ctypes.Structure):
+    """What is counted of them; times are CLOCK_MONOTONIC."""
+
+    _fields_ = (
+        ("count", ctypes.c_uint64),
+        ("first_ns", ctypes.c_uint64),
+        ("last_ns", ctypes.c_uint64),
+        ("ok", ctypes.c_uint64),
+        ("failed", ctypes.c_uint64),
+        ("refused", ctypes.c_uint64),
+        ("last_return", ctypes.c_int64),
+        ("processes", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+    )
+
+
+class Thread(ctypes.Structure):
+    """A member."""
+
+    _fields_ = (
+        ("key", CellKey),
+        ("entered_ns", ctypes.c_uint64),
+        ("program", ctypes.c_uint32),
+        ("process", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+        ("cells", ctypes.c_uint64 * 16),
+    )
+
+
+class Process(ctypes.Structure):
+    """A member's thread group."""
+
+    _fields_ = (("threads", ctypes.c_int64), ("cells", ctypes.c_uint64 * 64))
+
+
+class SeenKey(ctypes.Structure):
+    """A process that made a call, for the rare cell that has no bit in `Process`."""
+
+    _fields_ = (("process", ctypes.c_uint32), ("cell", ctypes.c_uint32))
+
+
+class FileKey(ctypes.Structure):
+    """What files are told apart by."""
+
+    _fields_ = (
+        ("dentry", ctypes.c_uint64),
+        ("ino", ctypes.c_uint64),
+        ("dev", ctypes.c_uint32),
+        ("generation", ctypes.c_uint32),
+    )
+
+
+class Totals(ctypes.Structure):
+    """Counters of everything, and the losses."""
+
+    _fields_ = (
+        ("next_file", ctypes.c_uint32),
+        ("next_cell", ctypes.c_uint32),
+        ("next_process", ctypes.c_uint32),
+        ("processes", ctypes.c_uint32),
+        ("live", ctypes.c_int64),
+        ("cells_full", ctypes.c_uint64),
+        ("threads_full", ctypes.c_uint64),
+        ("seen_full", ctypes.c_uint64),
+        ("files_full", ctypes.c_uint64),
+        ("ring_full", ctypes.c_uint64),
+    )
+
+
+class Event(ctypes.Structure):
+    """What the probes tell at once."""
+
+    _fields_ = (
+        ("kind", ctypes.c_uint32),
+        ("file", ctypes.c_uint32),
+        ("pid", ctypes.c_uint32),
+        ("path_at", ctypes.c_uint32),
+        ("ino", ctypes.c_uint64),
+        ("is_program", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+        ("path", ctypes.c_char * (_PATH_BYTES + _NAME_BYTES)),
+    )
+
+    def path_text(self) -> str | None:
+        """Return the path as the probes walked it, None when they could not."""
+        if self.path_at >= _PATH_BYTES:
+            return None
+        at = type(self).path.offset + self.path_at
+        raw = bytes(memoryview(self).cast("B")[at : type(self).path.offset + _PATH_BYTES])
+        return raw.split(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+KEY_BYTES: Final = ctypes.sizeof(CellKey)
+
+# map -> bytes of key and value
+SIZES: Final = {
+    "threads": (4, ctypes.sizeof(Thread)),
+    "processes": (4, ctypes.sizeof(Process)),
+    "cells": (KEY_BYTES, ctypes.sizeof(Cell)),
+    "files": (ctypes.sizeof(FileKey), 4),
+    "seen": (ctypes.sizeof(SeenKey), 1),
+    "layouts": (4, 2 * len(ARCHES) * LAYOUT_NRS),
+    "configs": (4, ctypes.sizeof(Config)),
+    "totals": (4, ctypes.sizeof(Totals)),
+    "blank": (4, ctypes.sizeof(Process)),
+}
+"""Sizes of keys and values by map, which an object must have."""
+
+
+def layouts_table() -> bytes:
+    """Return which arguments enter the key, for every call that has a signature; `struct layouts`."""
+    table = [0] * (len(ARCHES) * LAYOUT_NRS)
+    for number, arch in enumerate(ARCHES):
+        bit = _ARCHES[arch].nr_bit
+        for name, nr in syscall_table(arch).items():
+            if nr & ~bit >= LAYOUT_NRS:
+                continue
+            layout = LAYOUT_MAPS_FILE if (arch, name) in _FILE_MAPPING else 0
+            for spec in constrained_args(arch, name):
+                layout |= (_ARG_32 if spec.width == 32 else _ARG_64) << (2 * spec.index)
+            table[number * LAYOUT_NRS + (nr & ~bit)] = layout
+    return bytes((ctypes.c_uint16 * len(table))(*table))

@@ -1,0 +1,122 @@
+/* Records shared by the probes and their loaders (autoprofile/trace/ebpf/records.py holds the same layouts and
+ * refuses an object whose sizes differ). Only fixed-width types, no implicit padding.
+ */
+#ifndef AUTOPROFILE_RECORDS_H
+#define AUTOPROFILE_RECORDS_H
+
+#define ARCH_X86_64 0u
+#define ARCH_I386 1u
+#define ARCH_X32 2u
+#define ARCHES 3
+
+/* Syscall numbers that can have a layout; greater ones have no signature, hence no constrained arguments. */
+#define LAYOUT_NRS 1024
+
+/* A layout says which arguments enter the key: two bits each, from argument 0 up. */
+#define ARG_NONE 0u
+#define ARG_32 1u
+#define ARG_64 2u
+/* The call maps a file: argument 2 is prot, argument 4 the file descriptor. */
+#define LAYOUT_MAPS_FILE 0x8000u
+
+#define THREAD_IN_CALL 1u   /* between sys_enter and sys_exit; `key` is counted at the latter */
+#define THREAD_SKIP_EXIT 2u /* the next sys_exit belongs to a call that is not ours: birth, adoption */
+#define THREAD_NEWBORN 4u   /* not seen running yet: a thread of the parent's process, or a process */
+#define THREAD_MAPS_CODE 8u /* in a call that maps a file's instructions */
+
+#define THREAD_CELLS 1024  /* cells a thread remembers having counted for its process */
+#define PROCESS_CELLS 4096 /* cells a process remembers; beyond, `seen` does */
+
+#define CONFIG_CGROUP 1u      /* adopt whoever makes a call inside the cgroup */
+#define CONFIG_MOUNT_SPACE 2u /* adopt whoever executes a program inside the mount namespace */
+#define CONFIG_CHILD 4u       /* adopt the loader's own children when they execute a program */
+
+struct layouts {
+	__u16 of[ARCHES * LAYOUT_NRS];
+};
+
+struct config {
+	__u32 flags;
+	__u32 cgroup_level;
+	__u64 cgroup_id;
+	__u32 mount_space;
+	__u32 own_tgid; /* the tool itself is never adopted */
+};
+
+struct cell_key {
+	__u32 program_arch; /* program << 2 | arch */
+	__u32 nr;
+	__u64 args[6];
+};
+
+struct cell {
+	__u64 count;
+	__u64 first_ns; /* CLOCK_MONOTONIC, at entry */
+	__u64 last_ns;
+	__u64 ok;
+	__u64 failed;
+	__u64 refused; /* sys_exit without sys_enter: seccomp answered */
+	__s64 last_return; /* RETURN_UNSEEN, 0, or a positive errno */
+	__u32 processes;
+	__u32 id;
+};
+#define RETURN_UNSEEN (-1)
+
+struct thread {
+	struct cell_key key;
+	__u64 entered_ns;
+	__u32 program;
+	__u32 process;
+	__u32 flags;
+	__u32 reserved;
+	__u64 cells[THREAD_CELLS / 64];
+};
+
+struct process {
+	__s64 threads;
+	__u64 cells[PROCESS_CELLS / 64];
+};
+
+struct seen_key {
+	__u32 process;
+	__u32 cell;
+};
+
+struct file_key {
+	__u64 dentry;
+	__u64 ino;
+	__u32 dev;
+	__u32 generation;
+};
+
+struct totals {
+	__u32 next_file; /* the first id is 1; 0 is "unknown" */
+	__u32 next_cell;
+	__u32 next_process;
+	__u32 processes;
+	__s64 live; /* threads born or adopted, less those that ended; negative when the loader's own end */
+	__u64 cells_full;   /* calls not counted */
+	__u64 threads_full; /* births not followed */
+	__u64 seen_full;    /* processes of a cell not counted */
+	__u64 files_full;   /* programs without an identity */
+	__u64 ring_full;    /* events not sent */
+};
+
+#define EVENT_FILE 1u /* a program or library seen for the first time */
+#define EVENT_END 2u  /* no thread is left */
+
+#define PATH_BYTES 4096
+#define NAME_BYTES 256
+
+struct event {
+	__u32 kind;
+	__u32 file;
+	__u32 pid;
+	__u32 path_at; /* offset of the path in `path`; PATH_BYTES when there is none */
+	__u64 ino;
+	__u32 is_program;
+	__u32 reserved;
+	char path[PATH_BYTES + NAME_BYTES];
+};
+
+#endif
