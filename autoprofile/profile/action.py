@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from autoprofile.errors import AutoprofileError
 
@@ -147,6 +147,10 @@ class Action:
 
     def __repr__(self) -> str:
         return f"Action({self.kind!r}, {self.data})" if self.data else f"Action({self.kind!r})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002
+        # Printers of notebooks and tests would list the class constants of every action, endlessly nested.
+        printer.text(repr(self))
 
     def __str__(self) -> str:
         if self.kind == "errno":

@@ -86,6 +86,8 @@ def edit_profile(text: str, profile: Profile) -> str:
         ProfileError: `text` is no profile.
     """
     old = parse_profile(text)
+    if profile.dumps() == old.dumps():
+        return text
     edited = _Edit(text, old, profile).result()
     try:
         if edited is not None and parse_profile(edited) == profile:
@@ -226,7 +228,7 @@ class _Edit:
             for where, mapping in self.mappings.items():
                 if mapping.is_flow and (where in targets or not all(map(_is_whole, mapping.places))):
                     torn += mapping.places
-            torn = [place for place in torn if any(item.is_kept for item in place.items)]
+            torn = [place for place in torn if _has_kept(place)]
             if not torn:
                 return additions
             for place in torn:
@@ -296,7 +298,7 @@ class _Edit:
         places: list[_Place],
         additions: dict[tuple[str, str | None, str | int], Entry],
     ) -> None:
-        present = {place.name for place in places}
+        present = {place.name for place in places if not self.mappings[(place.section, place.arch)].is_flow}
         after = max(end_of(value)[0] for name, (_, value) in top.items() if name not in SECTIONS) + 1
         for section in SECTIONS:
             missing = [
@@ -316,15 +318,32 @@ class _Edit:
                 self._nested_anew(section, value, by_arch, key.start_mark.line, after)
                 continue
             known = [arch for name, arch in self.mappings if name == section]
+            alive = {name[:2] for name in additions} | {
+                place.name[:2] for place in places if _has_kept(place)
+            }
+            left = False
             for arch in dict.fromkeys([*known, *by_arch]):
                 entries = by_arch.get(arch, [])
                 mapping = self.mappings.get((section, arch))
-                if mapping is not None:
-                    self._into_mapping(
-                        mapping, entries, key.start_mark.column if arch is None else value.start_mark.column
-                    )
-                elif entries:
+                if mapping is None:
                     self._change(after, after, _block(entries, value.start_mark.column))
+                elif not mapping.places or (section, arch) in alive:
+                    outer = key.start_mark.column if arch is None else value.start_mark.column
+                    self._into_mapping(mapping, entries, outer)
+                else:
+                    # A key without entries goes; the comments below it stay.
+                    self._drop_key(mapping)
+                    continue
+                left = True
+            if nested and not left:
+                self._change(key.start_mark.line, key.start_mark.line + 1, [])
+
+    def _drop_key(self, mapping: _Mapping) -> None:
+        if mapping.is_flow:
+            comments = self._comment_lines(mapping.line + 1, mapping.after - 1)
+            self._change(mapping.line, mapping.after, comments)
+        else:
+            self._change(mapping.line, mapping.line + 1, [])
 
     def _nested_anew(
         self,
@@ -379,6 +398,10 @@ class _Edit:
 
 def _is_whole(place: _Place) -> bool:
     return all(item.is_kept for item in place.items)
+
+
+def _has_kept(place: _Place) -> bool:
+    return any(item.is_kept for item in place.items)
 
 
 def _give_up(place: _Place) -> None:

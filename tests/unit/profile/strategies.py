@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from autoprofile.abi.signatures import signature
 from autoprofile.profile import ANY, Action, Arg, Evidence, Learned, Profile, Program, SeccompRule
+
+
+def examples(count: int) -> settings:
+    """Return settings for so many examples, times AUTOPROFILE_EXAMPLES where it is set (for long runs)."""
+    return settings(max_examples=count * int(os.environ.get("AUTOPROFILE_EXAMPLES", "1")), deadline=None)
+
 
 SMALL = st.integers(0, 9)
 VALUES32 = st.one_of(

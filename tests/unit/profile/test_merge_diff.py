@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprofile.errors import ProfileError
@@ -14,7 +14,7 @@ from autoprofile.profile import ANY, Action, Arg, Evidence, Learned, Profile, Se
 from autoprofile.profile.diff import diff
 from autoprofile.profile.merge import merge
 
-from .strategies import calls_around, comparators, profiles
+from .strategies import calls_around, comparators, examples, profiles
 
 ONE_ARCH = (("x86_64",),)
 FEW = st.sampled_from(["socket", "mprotect"])
@@ -37,7 +37,7 @@ def crowded(draw: st.DrawFn) -> Profile:
     return Profile(mode="hybrid", default=default, rules=tuple(drawn))
 
 
-@settings(max_examples=200, deadline=None)
+@examples(40)
 @given(crowded(), crowded())
 def test_a_merge_answers_with_the_milder_of_both(a: Profile, b: Profile) -> None:
     """On the arches both list, the merged action is exactly the milder of the two, and order is irrelevant."""
@@ -48,7 +48,7 @@ def test_a_merge_answers_with_the_milder_of_both(a: Profile, b: Profile) -> None
         assert other_way.decide_call(arch, nr, args).action == min(actions, key=lambda action: action.rank)
 
 
-@settings(max_examples=120, deadline=None)
+@examples(25)
 @given(profiles(), profiles())
 def test_a_merge_allows_all_that_either_allows(a: Profile, b: Profile) -> None:
     """Whatever the arches, defaults and modes: no call is answered more severely than by either side."""
@@ -73,7 +73,7 @@ def test_a_merge_allows_all_that_either_allows(a: Profile, b: Profile) -> None:
             assert got == milder
 
 
-@settings(max_examples=40, deadline=None)
+@examples(15)
 @given(profiles())
 def test_merging_with_itself_changes_no_decision(a: Profile) -> None:
     """merge(a, a) decides as a does."""
@@ -144,7 +144,7 @@ def test_merging_refuses_to_open_an_arch() -> None:
     assert (same.mode, same.default) == ("denylist", Action.ALLOW)
 
 
-@settings(max_examples=80, deadline=None)
+@examples(25)
 @given(st.one_of(st.tuples(crowded(), crowded()), st.tuples(profiles(ONE_ARCH), profiles(ONE_ARCH))))
 def test_differences_name_their_direction(two: tuple[Profile, Profile]) -> None:
     """Without a widening no call is answered more mildly, without a narrowing none more severely."""
@@ -165,13 +165,14 @@ def test_differences_name_their_direction(two: tuple[Profile, Profile]) -> None:
     assert json.dumps([change.to_dict() for change in changes])
 
 
+@examples(15)
 @given(profiles())
 def test_a_profile_does_not_differ_from_itself(a: Profile) -> None:
     """diff(a, a) is empty."""
     assert diff(a, a) == []
 
 
-@settings(max_examples=80, deadline=None)
+@examples(30)
 @given(crowded(), crowded())
 def test_the_way_back_mirrors_the_way_there(a: Profile, b: Profile) -> None:
     """What widens from a to b narrows from b to a."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprofile.errors import ProfileError, UsageError
 from autoprofile.profile import ANY, Action, Arg, Learned, Profile, Program, SeccompRule
 
-from .strategies import calls_around, profiles
+from .strategies import calls_around, examples, profiles
 
 
-@settings(max_examples=60, deadline=None)
+@examples(25)
 @given(profiles())
 def test_the_most_severe_matching_rule_decides(profile: Profile) -> None:
     """decide_call equals the definition: severest match, else default; bad_arch for other arches."""
@@ -34,7 +34,7 @@ def test_the_most_severe_matching_rule_decides(profile: Profile) -> None:
         assert decision.why
 
 
-@settings(max_examples=60, deadline=None)
+@examples(25)
 @given(profiles(), st.randoms(use_true_random=False))
 def test_rules_have_one_canonical_form(profile: Profile, random: object) -> None:
     """Order, duplicates and already bound widths make no difference to a profile."""

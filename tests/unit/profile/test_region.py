@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprofile.profile import Arg
 from autoprofile.profile.region import intersection, is_empty, is_subset, subtract, witness
 
-from .strategies import comparators
+from .strategies import comparators, examples
 
 REGIONS = st.lists(comparators(range(2), (32,)), max_size=3).map(tuple)
 WIDE = st.lists(comparators(range(1), (64,)), max_size=3).map(tuple)
@@ -29,7 +29,7 @@ def calls(*regions: tuple[Arg, ...]) -> list[tuple[int, int]]:
     return [(x, y) for x in sorted(values[0])[::2] for y in sorted(values[1])[::3]]
 
 
-@settings(max_examples=150, deadline=None)
+@examples(60)
 @given(st.one_of(st.tuples(REGIONS, REGIONS), st.tuples(WIDE, WIDE), st.tuples(MIXED, MIXED)))
 def test_intersection_and_difference_are_what_they_say(two: tuple) -> None:
     """A call lies in the intersection when in both, and in exactly one piece of the difference when in one."""
@@ -40,7 +40,7 @@ def test_intersection_and_difference_are_what_they_say(two: tuple) -> None:
         assert sum(holds(piece, call) for piece in pieces) == (holds(one, call) and not holds(other, call))
 
 
-@settings(max_examples=200, deadline=None)
+@examples(100)
 @given(st.one_of(REGIONS, WIDE))
 def test_a_region_is_empty_exactly_when_it_has_no_witness(region: tuple[Arg, ...]) -> None:
     """A witness lies in its region, and an empty region contains none of its border values."""
@@ -52,7 +52,7 @@ def test_a_region_is_empty_exactly_when_it_has_no_witness(region: tuple[Arg, ...
         assert holds(region, found[:2])
 
 
-@settings(max_examples=150, deadline=None)
+@examples(60)
 @given(MIXED)
 def test_a_region_with_a_call_is_never_called_empty(region: tuple[Arg, ...]) -> None:
     """Comparators of both widths on one argument may hide emptiness, never a call."""
@@ -62,7 +62,7 @@ def test_a_region_with_a_call_is_never_called_empty(region: tuple[Arg, ...]) -> 
     assert found is None or holds(region, found[:2])
 
 
-@settings(max_examples=150, deadline=None)
+@examples(60)
 @given(st.one_of(st.tuples(REGIONS, REGIONS), st.tuples(MIXED, MIXED)))
 def test_a_subset_lies_inside(two: tuple) -> None:
     """What is called a subset has no call outside; an intersection is a subset of both."""

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprofile.abi.arch import ARCHES
@@ -18,7 +18,7 @@ from autoprofile.errors import ProfileError
 from autoprofile.profile import LEVELS, MODES, Profile
 from autoprofile.profile.schema import profile_schema
 
-from .strategies import profiles
+from .strategies import examples, profiles
 
 VALIDATOR = jsonschema.Draft202012Validator(profile_schema())
 
@@ -54,7 +54,7 @@ def test_the_schema_is_one() -> None:
     assert schema["properties"]["mode"]["enum"] == list(MODES)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(15)
 @given(profiles())
 def test_every_rendered_profile_is_valid(profile: Profile) -> None:
     """What the tool writes satisfies the schema it ships."""
@@ -136,7 +136,7 @@ def is_semantic(error: ProfileError) -> bool:
     )
 
 
-@settings(max_examples=400, deadline=None)
+@examples(100)
 @given(st.data())
 def test_schema_and_parser_agree_on_mutated_files(data: st.DataObject) -> None:
     """After removing, replacing or adding any node, both accept or both refuse the file."""
