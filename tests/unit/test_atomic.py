@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,3 +114,41 @@ def test_an_existing_file_is_refused_without_overwrite(
     assert late.read_text() == "other's"
     assert path.read_text() == "first"
     assert listing(tmp_path) == ["f", "late"]
+
+
+FULL_DISK = """
+import os, sys
+from autoprofile.errors import AutoprofileError
+from autoprofile.profile import Profile
+os.chdir(sys.argv[1])
+Profile().save("p.yaml")
+old = open("p.yaml").read()
+with open("filler", "wb", buffering=0) as file:
+    try:
+        while file.write(b"x" * 4096):
+            pass
+    except OSError:
+        pass
+try:
+    Profile(level="permissive").save("p.yaml", overwrite=True)
+except AutoprofileError as error:
+    print(error, "|", error.hint)
+assert open("p.yaml").read() == old
+assert sorted(os.listdir()) == ["filler", "p.yaml"], os.listdir()
+"""
+
+
+def test_a_really_full_file_system(tmp_path: Path) -> None:
+    """On a tmpfs without a free block the old profile stays, alone, and the error says why."""
+    script = 'mount -t tmpfs -o size=32k tmpfs "$1" && exec "$2" -c "$3" "$1"'
+    command = ["unshare", "-rm", "sh", "-c", script, "sh", str(tmp_path), sys.executable, FULL_DISK]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except FileNotFoundError:
+        pytest.skip("no unshare(1)")
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip(f"no private mounts here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (
+        "p.yaml: cannot write: No space left on device | the disk is full; free some space and try again\n"
+    )

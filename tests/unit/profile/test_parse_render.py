@@ -386,3 +386,10 @@ def test_a_missing_or_unreadable_file_is_one_error(tmp_path: Path) -> None:
         with pytest.raises(AutoprofileError) as caught:
             Profile.load(path)
         assert caught.value.where == str(path)
+
+
+def test_the_example_of_the_documentation_is_what_the_tool_writes() -> None:
+    """The example in docs/profile-format.md loads and renders to its own bytes."""
+    text = (Path(__file__).parents[3] / "docs" / "profile-format.md").read_text()
+    example = text.split("```yaml\n")[1].split("```")[0]
+    assert Profile.loads(example).dumps() == example
