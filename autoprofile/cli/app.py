@@ -24,7 +24,7 @@ from autoprofile.errors import AutoprofileError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["PROGRAM", "UnknownVerb", "Verbs", "app", "main", "verb_names"]
+__all__ = ["PROGRAM", "UnknownVerb", "Verbs", "app", "main", "verb_names", "version_of_this"]
 
 PROGRAM = "autoprofile"
 COMPLETION_VARIABLE = "_AUTOPROFILE_COMPLETE"
@@ -97,15 +97,19 @@ class Verbs(click.Group):
                     formatter.write_dl(rows)
 
 
+def version_of_this() -> str:
+    """Return the installed version, ``unknown`` in a source tree that was never installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(PROGRAM)
+    except PackageNotFoundError:
+        return "unknown"
+
+
 def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            number = version(PROGRAM)
-        except PackageNotFoundError:  # run from a source tree that was never installed
-            number = "unknown"
-        click.echo(f"{PROGRAM} {number}")
+        click.echo(f"{PROGRAM} {version_of_this()}")
         ctx.exit(exits.DONE)
 
 

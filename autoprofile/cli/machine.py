@@ -185,23 +185,24 @@ def _tracing() -> Iterator[Check]:
         True,
     )
     for name in ("notify", "ptrace"):
-        works, found = _try_source(name)
-        yield Check("tracing", name, works, found, "see the lines above")
+        works, found, how = _try_source(name)
+        yield Check("tracing", name, works, found, how)
 
 
-def _try_source(name: str) -> tuple[bool, str]:
-    # The only honest probe of a source is a real run.
+def _try_source(name: str) -> tuple[bool, str, str | None]:
+    # The only honest probe of a source is a real run. Answers: works, what was found, how to get it.
     from autoprofile.errors import AutoprofileError
     from autoprofile.trace.source import Command, source_named
 
     try:
         result = source_named(name).run(Command(("true",)))
     except (AutoprofileError, OSError) as error:
-        return False, f"tracing `true` failed: {error}"
+        hint = error.hint if isinstance(error, AutoprofileError) else None
+        return False, f"tracing `true` failed: {error}", hint or "see the lines above"
     calls = sum(o.count for o in result.trace.observations)
     if result.status != 0 or calls == 0 or not result.trace.is_complete:
-        return False, f"tracing `true` gave {calls} calls, status {result.status}"
-    return True, f"traced `true`: {calls} calls"
+        return False, f"tracing `true` gave {calls} calls, status {result.status}", "see the lines above"
+    return True, f"traced `true`: {calls} calls", None
 
 
 def _ebpf() -> Iterator[Check]:
@@ -216,6 +217,8 @@ def _ebpf() -> Iterator[Check]:
         "libbpf.so.1" if has_libbpf else "no libbpf.so.1",
         "apt-get install libbpf1",
     )
+    works, found, how = _try_source("ebpf")
+    yield Check("ebpf", "ebpf", works, found, how)
     bcc = _find_bcc()
     yield Check("ebpf", "bcc", bcc is not None, bcc or "no bcc module", "apt-get install python3-bpfcc")
 

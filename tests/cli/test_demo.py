@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.tool import environment
+from tests.cli.tool import WITHOUT_PRIVILEGES, environment
 
 pytestmark = pytest.mark.kernel
 DEMO = Path(__file__).parent.parent.parent / "demo" / "demo.py"
@@ -41,10 +41,8 @@ def test_the_demo_needs_no_privileges() -> None:
     """Without capabilities the demo works just the same."""
     if os.geteuid() != 0:
         pytest.skip("the other test has just shown it")
-    # Root without any capability and without a way to gain one: what an ordinary user has, with root's files.
-    command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--"]
     done = subprocess.run(
-        [*command, sys.executable, DEMO],
+        [*WITHOUT_PRIVILEGES, sys.executable, DEMO],
         env=environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from autoprofile.cli.exit import TABLE
-from tests.cli.tool import AUTOPROFILE, HAND_WRITTEN, autoprofile, environment, hand_written, one_error
+from tests.cli.tool import (
+    AUTOPROFILE,
+    HAND_WRITTEN,
+    WITHOUT_PRIVILEGES,
+    autoprofile,
+    environment,
+    hand_written,
+    one_error,
+)
 
 
 def test_0_done(tmp_path: Path) -> None:
@@ -87,17 +95,10 @@ def test_3_only_when_asked_for(tmp_path: Path) -> None:
 
 def test_4_this_machine_cannot(tmp_path: Path) -> None:
     """What this build or machine cannot do is said with what would make it, and with status 4."""
-    from autoprofile.trace.source import SOURCES
-
-    if "ebpf" in SOURCES:
-        if os.geteuid() != 0:
-            done = autoprofile("learn", "--backend", "ebpf", "-o", "t.yaml", "--", "true", cwd=tmp_path)
-        else:
-            done = autoprofile(
-                "learn", "--backend", "ebpf", "-o", "t.yaml", "--", "true", cwd=tmp_path, user=65534
-            )
-    else:
-        done = autoprofile("learn", "--backend", "ebpf", "-o", "t.yaml", "--", "true", cwd=tmp_path)
+    prefix = WITHOUT_PRIVILEGES if os.geteuid() == 0 else []
+    done = autoprofile(
+        "learn", "--backend", "ebpf", "-o", "t.yaml", "--", "true", cwd=tmp_path, prefix=prefix
+    )
     assert done.returncode == 4, done.stderr
     one_error(done.stderr)
     assert "hint: " in done.stderr

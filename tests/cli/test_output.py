@@ -136,6 +136,17 @@ def test_json_is_one_sorted_document_with_a_version(tmp_path: Path) -> None:
             assert again.stdout == done.stdout
 
 
+def test_sarif_is_what_scanning_services_read(tmp_path: Path) -> None:
+    """Lint prints its findings as a SARIF log that names the profile; --json beside it makes no sense."""
+    profile = hand_written(tmp_path, HAND_WRITTEN + "  io_uring_setup: any\n  io_uring_enter: any\n")
+    done = autoprofile("lint", profile.name, "--sarif", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (3, "")
+    (run,) = json.loads(done.stdout)["runs"]
+    assert run["results"]
+    assert profile.name in done.stdout
+    assert autoprofile("lint", profile, "--sarif", "--json", cwd=tmp_path).returncode == 2
+
+
 @pytest.mark.kernel
 def test_the_page_of_the_same_input_is_the_same(tmp_path: Path) -> None:
     """Pages carry no time and nothing random, need nothing from outside, and escape what they show."""

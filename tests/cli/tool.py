@@ -6,8 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 TIMEOUT_S = 60
+# Root without any capability and without a way to gain one: what an ordinary user has, with root's files.
+WITHOUT_PRIVILEGES = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--"]
 AUTOPROFILE = [sys.executable, "-m", "autoprofile"]
 
 HAND_WRITTEN = """\
@@ -35,11 +41,15 @@ def environment(**changes: str | None) -> dict[str, str]:
 
 
 def autoprofile(
-    *args: object, cwd: Path, env: dict[str, str] | None = None, **options: object
+    *args: object,
+    cwd: Path,
+    env: dict[str, str] | None = None,
+    prefix: Sequence[str] = (),
+    **options: object,
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end."""
     return subprocess.run(  # type: ignore[call-overload,no-any-return]
-        [*AUTOPROFILE, *map(str, args)],
+        [*prefix, *AUTOPROFILE, *map(str, args)],
         cwd=cwd,
         env=environment() if env is None else env,
         stdin=options.pop("stdin", subprocess.DEVNULL),
