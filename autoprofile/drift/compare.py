@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from autoprofile.abi.constants import decode_value
+from autoprofile.abi.families import ENOSYS_FALLBACK
 from autoprofile.abi.risk import call_risk
 from autoprofile.abi.signatures import constrained_args, kernel_value
 from autoprofile.abi.syscalls import display_name, syscall_name
@@ -19,6 +20,7 @@ from autoprofile.drift.edit import accepting_rule, edit_text
 from autoprofile.drift.record import KINDS, SEVERITIES, DriftRecord, DriftReport, record_id
 from autoprofile.drift.shift import shifted_records
 from autoprofile.drift.unused import RuleUse, unused_records
+from autoprofile.learn.denied import is_answered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,7 +74,7 @@ def compare(profile: Profile, traces: Sequence[Trace] = (), audits: Sequence[Aud
     """
     denied: dict[_Key, _Denied] = {}
     use = RuleUse(profile)
-    calls = allowed = undecided = 0
+    calls = allowed = answered = undecided = 0
     for index, trace in enumerate(traces):
         for o in trace.observations:
             calls += o.count
@@ -82,6 +84,8 @@ def compare(profile: Profile, traces: Sequence[Trace] = (), audits: Sequence[Aud
                 undecided += o.count
             elif passes(decision):
                 allowed += o.count
+            elif is_answered(decision, o):
+                answered += o.count
             else:
                 key = (o.arch, o.nr, reduced(o.arch, o.nr, o.args))
                 entry = denied.setdefault(key, _Denied(decision))
@@ -94,6 +98,9 @@ def compare(profile: Profile, traces: Sequence[Trace] = (), audits: Sequence[Aud
             decision = profile.decide_call(record.arch, record.nr, record.args)
             if passes(decision):
                 allowed += record.count
+                continue
+            if _sends_on(decision, record):
+                answered += record.count
                 continue
             key = (record.arch, record.nr, reduced(record.arch, record.nr, record.args))
             entry = denied.setdefault(key, _Denied(decision))
@@ -109,6 +116,7 @@ def compare(profile: Profile, traces: Sequence[Trace] = (), audits: Sequence[Aud
         audits=len(audits),
         calls=calls,
         allowed=allowed,
+        answered=answered,
         undecided=undecided,
     )
 
@@ -122,6 +130,12 @@ def passes(decision: Decision) -> bool:
     if decision.rule is not None:
         return decision.action.is_permitting
     return decision.action.kind == "allow"
+
+
+def _sends_on(decision: Decision, record: AuditRecord) -> bool:
+    # what `is_answered` says of a call whose result nobody saw
+    error = str(decision.action) if decision.rule is not None else ""
+    return error == "ENOSYS" and syscall_name(record.arch, record.nr) in ENOSYS_FALLBACK
 
 
 def _decide(profile: Profile, o: Observation) -> Decision | None:

@@ -115,6 +115,8 @@ class DriftReport:
         audits: audit logs compared.
         calls: calls compared, denied and allowed.
         allowed: calls that the profile allows.
+        answered: calls that a deny rule answers as was meant: with the error they met anyway, or with ENOSYS
+            so that libc takes its other way; they are in no record.
         undecided: calls about which nothing can be said, because a rule compares an argument that the trace
             does not hold (a hand-written constraint on an fd, say); they are in no record.
     """
@@ -124,6 +126,7 @@ class DriftReport:
     audits: int = 0
     calls: int = 0
     allowed: int = 0
+    answered: int = 0
     undecided: int = 0
 
     def __iter__(self) -> Iterator[DriftRecord]:
@@ -151,6 +154,7 @@ class DriftReport:
             "audits": self.audits,
             "calls": self.calls,
             "allowed": self.allowed,
+            "answered": self.answered,
             "undecided": self.undecided,
             "counts": self.counts,
             "records": [r.to_dict() for r in self.records],

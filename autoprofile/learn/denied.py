@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autoprofile.abi.families import ENOSYS_FALLBACK
-from autoprofile.abi.syscalls import syscall_nr
+from autoprofile.abi.syscalls import syscall_name, syscall_nr
 from autoprofile.learn.calls import failed_only
 from autoprofile.learn.strict import arch_limit, evidence_of
 from autoprofile.profile.action import Action
@@ -20,14 +20,30 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from autoprofile.learn.calls import CallGroup
+    from autoprofile.observations import Observation
+    from autoprofile.profile.model import Decision
 
-__all__ = ["CHECKABLE", "FINAL_ERRORS", "always_failed", "opaque"]
+__all__ = ["CHECKABLE", "FINAL_ERRORS", "always_failed", "is_answered", "opaque"]
 
 FINAL_ERRORS = ("ENOSYS", "EPERM")
 """Errors that say "never for you" rather than "not this time" (ENOENT, EAGAIN…)."""
 
 CHECKABLE: Mapping[str, str] = {"clone3": "clone", "openat2": "openat"}
 """Calls whose flags lie behind a pointer, and the sibling that libc falls back to, which can be checked."""
+
+
+def is_answered(decision: Decision, o: Observation) -> bool:
+    """Tell whether a refusal is no surprise: a deny rule says what the kernel said anyway, or sends libc on.
+
+    That is a call whose every result was the error the rule answers, or one answered with ENOSYS for which
+    libc has another way (clone3, openat2…).
+    """
+    if decision.rule is None or decision.action.kind != "errno":
+        return False
+    error = str(decision.action)
+    if o.ok == 0 and o.failed and o.last_return == error:
+        return True
+    return error == "ENOSYS" and syscall_name(o.arch, o.nr) in ENOSYS_FALLBACK
 
 
 def always_failed(group: CallGroup, arches: Sequence[str]) -> SeccompRule | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING
 
 from autoprofile.abi.constants import constants
@@ -17,7 +18,7 @@ from autoprofile.learn.compact import boxes
 from autoprofile.learn.evidence import CONFIDENCE, Incidence, upper_bound
 from autoprofile.learn.price import WORTH, Constraint, gain_of, price_ns
 from autoprofile.learn.risks import conditions
-from autoprofile.learn.shapes import Masked, covers, intersects, side_arg, simplify, subtract
+from autoprofile.learn.shapes import Masked, comparators, covers, intersects, simplify, subtract
 from autoprofile.learn.strict import evidence_of, rules_of_group
 from autoprofile.profile.action import Action
 from autoprofile.profile.arg import ANY
@@ -37,8 +38,8 @@ __all__ = ["Policy", "generalise", "open_shapes", "saturated"]
 _MAX_SHAPES = 64
 """More shapes than this are no longer readable; then the tuples seen are kept as they are (narrows)."""
 
-_MAX_VALUES = 64
-"""More named values than this (ioctl) are no list of alternatives: only those seen are allowed (narrows)."""
+_MAX_VALUES = 128
+"""More named values than this (socket options) are no list to read: then all but the risks is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,29 +170,31 @@ def _kept_out(group: CallGroup, policy: Policy) -> list[RiskCondition]:
 def _shapes(group: CallGroup, form: str, policy: Policy) -> list[Shape]:
     risks = _kept_out(group, policy)
     compared = {clause.index for c in risks for clause in c.clauses}
-    sides: list[ShapeSide] = []
+    choices: list[list[ShapeSide]] = []
     for at, spec in enumerate(group.specs):
         values = frozenset(v for t in group.tuples if (v := t.values[at]) is not None)
         if spec.index not in compared:
-            sides.append(None)
+            choices.append([None])
         elif form == "values" and values:
-            sides.append(values)
+            choices.append([values])
         else:
-            sides.append(_open_side(group.arch, spec, values, form == "bits"))
-    return _outside([tuple(sides)], risks, group.specs)
+            choices.append(_open_sides(group, spec, values, form == "bits"))
+    return _outside([tuple(sides) for sides in product(*choices)], risks, group.specs)
 
 
-def _open_side(arch: str, spec: ArgSpec, values: frozenset[int], only_bits: bool) -> ShapeSide:
+def _open_sides(group: CallGroup, spec: ArgSpec, values: frozenset[int], only_bits: bool) -> list[ShapeSide]:
+    whole = (1 << spec.width) - 1
     if spec.kind in ("flags", "mode"):
-        if not only_bits:
-            return None
         used = 0
         for value in values:
             used |= value
-        return Masked(((1 << spec.width) - 1) & ~used, 0)
-    named = frozenset(constants(spec.constants, arch).values()) if spec.constants else frozenset()
-    named = frozenset(v & ((1 << spec.width) - 1) for v in named)
-    return named | values if 0 < len(named) <= _MAX_VALUES else values or None
+        return [Masked(whole & ~used, 0)] if only_bits else [None]
+    if group.name == "ioctl":
+        # An ioctl number says its driver, direction and size (asm-generic/ioctl.h); other drivers stay shut.
+        return [Masked(whole & ~0xFF, driver) for driver in sorted({v & ~0xFF for v in values})]
+    named = frozenset(constants(spec.constants, group.arch).values()) if spec.constants else frozenset()
+    named = frozenset(v & whole for v in named)
+    return [named | values] if 0 < len(named) <= _MAX_VALUES else [None]
 
 
 def _outside(shapes: list[Shape], risks: Sequence[RiskCondition], specs: Sequence[ArgSpec]) -> list[Shape]:
@@ -213,20 +216,16 @@ def _rules(
     rules = []
     left = list(group.tuples)
     for shape in shapes:
-        args = tuple(
-            a for s, side in zip(group.specs, shape, strict=True) if (a := side_arg(s, side)) is not None
-        )
+        args = comparators(group.specs, shape)
         covered = [t for t in group.tuples if covers(shape, t.values)]
         left = [t for t in left if t not in covered]
         reason = f"{level}: everything of {group.name} that is of no unseen risk class"
         evidence = evidence_of(covered, reason) if covered else Evidence(reason=reason)
-        rules.append(SeccompRule(group.syscall, Action.ALLOW, args or ANY, limit, evidence))
+        rules.append(SeccompRule(group.syscall, Action.ALLOW, args, limit, evidence))
     for box in boxes(t.values for t in left):
         covered = [t for t in left if covers(box, t.values)]
-        args = tuple(
-            a for s, side in zip(group.specs, box, strict=True) if (a := side_arg(s, side)) is not None
-        )
-        rules.append(SeccompRule(group.syscall, Action.ALLOW, args or ANY, limit, evidence_of(covered)))
+        args = comparators(group.specs, box)
+        rules.append(SeccompRule(group.syscall, Action.ALLOW, args, limit, evidence_of(covered)))
     return rules
 
 

@@ -6,7 +6,7 @@ Whatever was not observed is labelled with the reason it is there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from autoprofile.abi.families import ENOSYS_FALLBACK, fallbacks
@@ -17,7 +17,7 @@ from autoprofile.learn.calls import CallGroup
 from autoprofile.learn.denied import CHECKABLE, always_failed, opaque
 from autoprofile.learn.essentials import essential_rules
 from autoprofile.learn.generalise import Policy, generalise, open_shapes
-from autoprofile.learn.shapes import side_arg
+from autoprofile.learn.shapes import comparators
 from autoprofile.learn.strict import arch_limit, baseline_rules, strict_rules
 from autoprofile.profile.action import Action
 from autoprofile.profile.arg import ANY
@@ -94,11 +94,21 @@ def rules_of_level(
     for arch in arches:
         seen = {g.name for g in groups if g.arch == arch and g.name is not None}
         found = essential_rules(arch, arches, seen, result.rules, policy.level)
+        if deny_opaque:
+            found = [_checkable(r) for r in found]
         allowed |= {(arch, str(r.syscall)) for r in found}
         result.rules += found
     if policy.level == "permissive":
         result.rules += _families(groups, arches, policy, allowed)
     return result
+
+
+def _checkable(rule: SeccompRule) -> SeccompRule:
+    # an essential whose flags lie behind a pointer (clone3 of a thread): libc is sent to the one that can be
+    # checked
+    if rule.syscall in CHECKABLE and rule.syscall in ENOSYS_FALLBACK:
+        return replace(rule, action=Action.errno("ENOSYS"))
+    return rule
 
 
 def _unseen(arch: str, name: str, arches: Sequence[str], policy: Policy, reason: str) -> list[SeccompRule]:
@@ -110,10 +120,8 @@ def _unseen(arch: str, name: str, arches: Sequence[str], policy: Policy, reason:
         return [SeccompRule(name, Action.ALLOW, ANY, limit, evidence)]
     rules = []
     for shape in open_shapes(group, policy):
-        args = tuple(
-            a for s, side in zip(group.specs, shape, strict=True) if (a := side_arg(s, side)) is not None
-        )
-        rules.append(SeccompRule(name, Action.ALLOW, args or ANY, limit, evidence))
+        args = comparators(group.specs, shape)
+        rules.append(SeccompRule(name, Action.ALLOW, args, limit, evidence))
     return rules
 
 

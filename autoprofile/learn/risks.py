@@ -24,6 +24,9 @@ WEIGHT: Mapping[str, float] = {"high": 100.0, "medium": 10.0, "low": 1.0}
 """What shutting out one risk class is worth, by severity. One unit pays for 1 ns on the mean call."""
 
 
+_WHOLE = ((1 << 32) - 1, (1 << 64) - 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Clause:
     """Test one argument.
@@ -40,6 +43,11 @@ class Clause:
     op: str
     mask: int
     values: frozenset[int] = frozenset()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the whole argument is compared, not some of its bits."""
+        return self.mask in _WHOLE
 
     def holds(self, value: int) -> bool:
         """Tell whether a value, as the kernel reads it, meets the clause."""

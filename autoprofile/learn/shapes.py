@@ -1,8 +1,7 @@
 """The sets of calls a rule can describe: boxes of sides, and what is left of a box outside a risk.
 
-A side is any value, a set of values, or the values with some bits fixed (masked equality). Every operation
-that cannot be exact
-narrows: what is left after taking a risk away never contains a part of the risk.
+A side is any value, a set of values, or the values with some bits fixed and some values left out. Where an
+operation cannot be exact it narrows: what is left after taking a risk away never contains a part of the risk.
 """
 
 from __future__ import annotations
@@ -10,22 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from autoprofile.profile.arg import Arg
+from autoprofile.profile.arg import ANY, Arg
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from autoprofile.abi.signatures import ArgSpec
     from autoprofile.learn.risks import Clause, RiskCondition
+    from autoprofile.profile.rule import Args
 
 __all__ = [
     "Masked",
     "Shape",
     "ShapeSide",
+    "comparators",
     "contains",
     "covers",
     "intersects",
-    "side_arg",
+    "side_args",
     "simplify",
     "subtract",
 ]
@@ -36,25 +37,44 @@ _FIELD_BITS = 4
 
 @dataclass(frozen=True, slots=True)
 class Masked:
-    """The values x with ``x & mask == value``."""
+    """The values x with ``x & mask == value`` that are not in `without`; mask 0 means every value."""
 
     mask: int
     value: int
+    without: frozenset[int] = frozenset()
 
+    def __contains__(self, x: int) -> bool:
+        return x & self.mask == self.value and x not in self.without
+
+    def narrowed(self, mask: int, value: int, without: frozenset[int] = frozenset()) -> Masked:
+        """Return this with more bits fixed and more values left out; only what still matters is kept."""
+        mask, value = self.mask | mask, self.value | value
+        return Masked(mask, value, frozenset(x for x in self.without | without if x & mask == value))
+
+
+_EVERYTHING = Masked(0, 0)
 
 ShapeSide: TypeAlias = "frozenset[int] | Masked | None"
 Shape: TypeAlias = "tuple[ShapeSide, ...]"
 
 
-def side_arg(spec: ArgSpec, side: ShapeSide) -> Arg | None:
-    """Return the comparator for a side; None when it allows everything."""
-    if side is None or (isinstance(side, Masked) and side.mask == 0):
-        return None
+def side_args(spec: ArgSpec, side: ShapeSide) -> tuple[Arg, ...]:
+    """Return the comparators for a side, AND'ed; none when it allows everything."""
+    if side is None:
+        return ()
     if isinstance(side, Masked):
-        return Arg(spec.index, "masked_eq", side.value, mask=side.mask & ((1 << spec.width) - 1))
+        mask = side.mask & ((1 << spec.width) - 1)
+        fixed = (Arg(spec.index, "masked_eq", side.value, mask=mask),) if mask else ()
+        return (*fixed, *(Arg(spec.index, "ne", x) for x in sorted(side.without)))
     if len(side) == 1:
-        return Arg(spec.index, "eq", next(iter(side)))
-    return Arg(spec.index, "in", side)
+        return (Arg(spec.index, "eq", next(iter(side))),)
+    return (Arg(spec.index, "in", side),)
+
+
+def comparators(specs: Sequence[ArgSpec], shape: Shape) -> Args:
+    """Return the comparators of a shape, or ANY when it allows every call."""
+    found = tuple(a for spec, side in zip(specs, shape, strict=True) for a in side_args(spec, side))
+    return found or ANY
 
 
 def covers(shape: Shape, values: Sequence[int | None]) -> bool:
@@ -67,8 +87,6 @@ def _side_has(side: ShapeSide, value: int | None) -> bool:
         return True
     if value is None:
         return False
-    if isinstance(side, Masked):
-        return value & side.mask == side.value
     return value in side
 
 
@@ -78,14 +96,16 @@ def contains(outer: Shape, inner: Shape) -> bool:
 
 
 def _side_contains(outer: ShapeSide, inner: ShapeSide) -> bool:
-    if outer is None:
-        return True
-    if inner is None:
-        return isinstance(outer, Masked) and outer.mask == 0
+    outer = _EVERYTHING if outer is None else outer
+    inner = _EVERYTHING if inner is None else inner
     if isinstance(inner, frozenset):
-        return all(_side_has(outer, value) for value in inner)
+        return all(value in outer for value in inner)
     if isinstance(outer, Masked):
-        return outer.mask & ~inner.mask == 0 and inner.value & outer.mask == outer.value
+        return (
+            outer.mask & ~inner.mask == 0
+            and inner.value & outer.mask == outer.value
+            and not any(x in inner for x in outer.without)
+        )
     return False
 
 
@@ -101,11 +121,13 @@ def intersects(shape: Shape, condition: RiskCondition, specs: Sequence[ArgSpec])
 def _may_hold(side: ShapeSide, clause: Clause) -> bool:
     if isinstance(side, frozenset):
         return any(clause.holds(value) for value in side)
-    fixed, value = (side.mask, side.value) if side is not None else (0, 0)
+    side = side or _EVERYTHING
     if clause.op == "in":
-        common = fixed & clause.mask
-        return any(one & common == value & clause.mask for one in clause.values)
-    ones, zeros = fixed & value, fixed & ~value
+        if clause.is_whole:
+            return any(value in side for value in clause.values)
+        common = side.mask & clause.mask
+        return any(one & common == side.value & clause.mask for one in clause.values)
+    ones, zeros = side.mask & side.value, side.mask & ~side.value
     if clause.op == "any":
         return clause.mask & ~zeros != 0
     if clause.op == "all":
@@ -134,15 +156,18 @@ def _without(side: ShapeSide, clause: Clause) -> list[ShapeSide]:
     if isinstance(side, frozenset):
         left = frozenset(value for value in side if not clause.holds(value))
         return [left] if left else []
-    fixed, value = (side.mask, side.value) if side is not None else (0, 0)
+    side = side or _EVERYTHING
+    fixed, value = side.mask, side.value
     found: list[ShapeSide] = []
     if clause.op == "any":
         if clause.mask & fixed & value == 0:
-            found.append(Masked(fixed | clause.mask, value))
+            found.append(side.narrowed(clause.mask, 0))
     elif clause.op == "in":
-        if clause.mask.bit_count() <= _FIELD_BITS:
+        if clause.is_whole:
+            found.append(side.narrowed(0, 0, clause.values))
+        elif clause.mask.bit_count() <= _FIELD_BITS:
             found += [
-                Masked(fixed | clause.mask, value | field)
+                side.narrowed(clause.mask, field)
                 for field in _fields(clause.mask)
                 if field not in clause.values and (field ^ value) & fixed & clause.mask == 0
             ]
@@ -151,7 +176,7 @@ def _without(side: ShapeSide, clause: Clause) -> list[ShapeSide]:
         wanted = 0 if clause.op == "all" else 1
         for bit in _bits(clause.mask):
             if not fixed & bit:
-                found.append(Masked(fixed | bit, value | (bit if wanted else 0)))
+                found.append(side.narrowed(bit, bit if wanted else 0))
             elif bool(value & bit) == bool(wanted):
                 return [side]
     return found
@@ -209,6 +234,10 @@ def _join_sets(found: Sequence[Shape]) -> list[Shape]:
 
 def _order(shape: Shape) -> tuple[tuple[int, ...], ...]:
     return tuple(
-        (0,) if s is None else (1, s.mask, s.value) if isinstance(s, Masked) else (2, *sorted(s))
+        (0,)
+        if s is None
+        else (1, s.mask, s.value, *sorted(s.without))
+        if isinstance(s, Masked)
+        else (2, *sorted(s))
         for s in shape
     )

@@ -292,13 +292,29 @@ def test_the_yaml_of_an_edit_is_the_rule() -> None:
 def test_an_edit_says_when_a_deny_rule_is_in_the_way() -> None:
     """A refused call whose deny rule wins needs that rule gone; the edit says so and applying it works."""
     profile = replace(
-        learn(BASE), rules=(*learn(BASE).rules, SeccompRule("clone3", Action.errno("ENOSYS"), ANY))
+        learn(BASE), rules=(*learn(BASE).rules, SeccompRule("getuid", Action.errno("EACCES"), ANY))
     )
-    report = compare(profile, [trace_of(*BASE.observations, observed("clone3"))])
+    report = compare(profile, [trace_of(*BASE.observations, observed("getuid"))])
     (record,) = report.denials
     assert "widens" in record.edit
-    assert "clone3: ENOSYS" in record.edit
-    assert accept(profile, [record]).decide("clone3").action == Action.ALLOW
+    assert "getuid: EACCES" in record.edit
+    assert accept(profile, [record]).decide("getuid").action == Action.ALLOW
+
+
+def test_a_deny_rule_that_answers_as_meant_is_no_drift() -> None:
+    """A call that met that very error anyway, and clone3 sent to clone, are counted as answered."""
+    rules = (SeccompRule("clone3", Action.errno("ENOSYS")), SeccompRule("keyctl", Action.errno("EPERM")))
+    profile = replace(learn(BASE), rules=(*learn(BASE).rules, *rules))
+    refused = observed("keyctl", 0, ok=0, failed=2, last_return="EPERM", count=2)
+    report = compare(
+        profile,
+        [trace_of(*BASE.observations, observed("clone3"), refused)],
+        [AuditLog((denial("clone3", count=3),))],
+    )
+    assert len(report) == 0
+    assert report.answered == 6
+    worked = observed("keyctl", 0, ok=2, failed=0, last_return="ok", count=2)
+    assert [r.syscall for r in compare(profile, [trace_of(*BASE.observations, worked)])] == ["keyctl"]
 
 
 def test_accepting_another_arch_leaves_the_old_rules_where_they_were() -> None:

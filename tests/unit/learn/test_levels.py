@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoprofile.abi.risk import call_risk
+from autoprofile.drift import compare
 from autoprofile.learn import infer, learn
 from autoprofile.learn.calls import call_groups
 from autoprofile.learn.evidence import incidence
@@ -207,6 +208,35 @@ def test_clone3_becomes_clone_which_can_be_checked() -> None:
     assert not allows(profile, "clone", "CLONE_NEWUSER")
     assert allows(learn(trace, level="standard", deny_opaque=False), "clone3")
     assert allows(learn(trace), "clone3")
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_trace_shows_no_drift_from_its_own_profile(level: str) -> None:
+    """Calls denied on purpose are answered as they were, or sent to a sibling: replaying finds nothing."""
+    trace = trace_of(
+        observed("clone3"),
+        observed("keyctl", 0, ok=0, failed=3, last_return="EPERM"),
+        observed("socket", 2, 1, 0),
+    )
+    assert not compare(learn(trace, level=level), [trace]).denials
+
+
+def test_a_driver_once_used_opens_its_ordinary_requests_only() -> None:
+    """Isatty brings the other terminal requests without arguments of their own, but no other driver and no risk."""
+    profile = learn(trace_of(observed("ioctl", 0, 0x5401)), level="standard")
+    assert allows(profile, "ioctl", 0, "TIOCGWINSZ")
+    assert allows(profile, "ioctl", 0, "FIONBIO")
+    for refused in ("TIOCSTI", "TIOCLINUX", "TIOCSETD", "TUNSETIFF", "KVM_CREATE_VM", "SIOCGIFCONF", "BLKPG"):
+        assert not allows(profile, "ioctl", 0, refused)
+
+
+def test_socket_options_open_but_for_the_risky_ones() -> None:
+    """A long list of options is said by what it leaves out."""
+    profile = learn(trace_of(observed("setsockopt", 0, 1, 2)), level="standard")
+    assert allows(profile, "setsockopt", 0, "SOL_SOCKET", 9)
+    assert allows(profile, "setsockopt", 0, "SOL_TCP", 1)
+    assert not allows(profile, "setsockopt", 0, "SOL_SOCKET", 26)
+    assert not allows(profile, "setsockopt", 0, "SOL_IP", 64)
 
 
 def test_denylist_denies_unseen_high_risks_alone() -> None:
