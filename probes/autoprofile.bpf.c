@@ -150,6 +150,13 @@ SINGLE(totals, struct totals);
 SINGLE(blank, struct process);
 
 struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct condition);
+	__uint(max_entries, CONDITIONS);
+} conditions SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 20);
 } events SEC(".maps");

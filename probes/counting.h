@@ -137,6 +137,29 @@ static __noinline int born(struct thread *thread, __u32 tid, __u32 tgid)
 	return 0;
 }
 
+/* What a register that the call does not read holds is garbage: one call would be as many keys as there are stack
+ * addresses. It counts as 0.
+ */
+static __noinline int drop_unread(struct thread *thread, __u32 number, const __u64 *args)
+{
+	struct condition *condition = LOOKUP(conditions, &number);
+	__u64 decider;
+
+	if (!condition || !thread || !args || condition->decider > 5 || condition->argument > 5)
+		return 0;
+	decider = args[condition->decider] & condition->mask;
+	if (decider & condition->any_bits)
+		return 0;
+	for (int i = 0; i < CONDITION_VALUES; i++) {
+		if (i >= condition->value_count)
+			break;
+		if (decider == condition->values[i])
+			return 0;
+	}
+	thread->key.args[condition->argument] = 0;
+	return 0;
+}
+
 /* Put the constrained arguments of a call into the thread's key; what is unconstrained is 0. */
 static __always_inline __u32 make_key(struct thread *thread, __u32 arch, __u32 nr, const __u64 *args)
 {
@@ -160,6 +183,8 @@ static __always_inline __u32 make_key(struct thread *thread, __u32 arch, __u32 n
 	}
 	if (layout & 0xfff) {
 		PUT(0) PUT(1) PUT(2) PUT(3) PUT(4) PUT(5)
+		if (layout >> LAYOUT_CONDITION)
+			drop_unread(thread, (layout >> LAYOUT_CONDITION) - 1, args);
 	} else {
 		thread->key.args[0] = 0;
 		thread->key.args[1] = 0;

@@ -18,6 +18,10 @@
 #define ARG_64 2u
 /* The call maps a file: argument 2 is prot, argument 4 the file descriptor. */
 #define LAYOUT_MAPS_FILE 0x8000u
+/* From bit 16 up: 1 + the number of the condition under which one of the arguments is read at all. */
+#define LAYOUT_CONDITION 16
+#define CONDITIONS 64
+#define CONDITION_VALUES 32
 
 #define THREAD_IN_CALL 1u   /* between sys_enter and sys_exit; `key` is counted at the latter */
 #define THREAD_SKIP_EXIT 2u /* the next sys_exit belongs to a call that is not ours: birth, adoption */
@@ -32,7 +36,17 @@
 #define CONFIG_CHILD 4u       /* adopt the loader's own children when they execute a program */
 
 struct layouts {
-	__u16 of[ARCHES * LAYOUT_NRS];
+	__u32 of[ARCHES * LAYOUT_NRS];
+};
+
+/* Argument `argument` is read when `decider & mask` has one of `any_bits`, or is one of the values. */
+struct condition {
+	__u32 argument;
+	__u32 decider;
+	__u64 mask;
+	__u64 any_bits;
+	__u64 value_count;
+	__u64 values[CONDITION_VALUES];
 };
 
 struct config {

@@ -90,9 +90,9 @@ def observations_from_counts(
         start_ns: CLOCK_MONOTONIC at the start of the run.
         run: the index of the run.
     """
-    merged: dict[tuple[ProgramId, str, int, tuple[int, ...]], Count] = {}
+    merged: dict[tuple[ProgramId, str, int, Args], Count] = {}
     for count in counts:
-        key = (files.program(count.file), count.arch, count.nr, count.args)
+        key = (files.program(count.file), count.arch, count.nr, _kept(count.arch, count.nr, count.args))
         known = merged.get(key)
         if known is None:
             merged[key] = count
@@ -112,7 +112,7 @@ def observations_from_counts(
             program=program,
             arch=arch,
             nr=nr,
-            args=_kept(arch, nr, args),
+            args=args,
             count=count.count,
             first_ns=max(0, count.first_ns - start_ns),
             last_ns=max(0, count.last_ns - start_ns),
@@ -126,10 +126,14 @@ def observations_from_counts(
 
 
 def _kept(arch: str, nr: int, args: tuple[int, ...]) -> Args:
-    # The probes put 0 where an argument is not constrained.
+    # The probes put 0 where an argument is not constrained; None says so. A constrained one that this call
+    # does not read is 0, as in a `Recorder`.
     name = syscall_name(arch, nr)
-    indexes = {spec.index for spec in constrained_args(arch, name)} if name is not None else set()
-    a, b, c, d, e, f = (value if i in indexes else None for i, value in enumerate(args))
+    kept: list[int | None] = [None] * len(args)
+    for spec in constrained_args(arch, name) if name is not None else ():
+        is_read = spec.used_if is None or spec.used_if.holds(args)
+        kept[spec.index] = args[spec.index] if is_read else 0
+    a, b, c, d, e, f = kept
     return a, b, c, d, e, f
 
 

@@ -25,7 +25,7 @@ from autoprofile.trace.ebpf.records import (
     Process,
     Thread,
     Totals,
-    layouts_table,
+    call_tables,
 )
 
 if TYPE_CHECKING:
@@ -44,9 +44,7 @@ _SEEDED_PROCESS: Final = 1 << 30
 _MANY_THREADS: Final = 1 << 40  # a seeded process is never forgotten
 
 
-@cache
-def _layouts() -> bytes:
-    return layouts_table()
+_tables: Final = cache(call_tables)
 
 
 def lacks() -> tuple[str, str] | None:
@@ -98,7 +96,10 @@ class Probes:
         self._seeded_processes: dict[int, int] = {}
         try:
             self._maps = self._object.maps
-            self._maps["layouts"].put(_ZERO, _layouts())
+            layouts, conditions = _tables()
+            self._maps["layouts"].put(_ZERO, layouts)
+            for number, condition in enumerate(conditions):
+                self._maps["conditions"].put(number.to_bytes(4, "little"), bytes(condition))
             self._ring = EventRing(self._maps["events"], self._take)
         except BaseException:
             self.close()

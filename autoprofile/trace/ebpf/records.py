@@ -9,7 +9,7 @@ import ctypes
 from typing import Final
 
 from autoprofile.abi.arch import ARCHES as _ARCHES
-from autoprofile.abi.signatures import constrained_args
+from autoprofile.abi.signatures import UsedIf, constrained_args
 from autoprofile.abi.syscalls import syscall_table
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "THREAD_SKIP_EXIT",
     "Cell",
     "CellKey",
+    "Condition",
     "Config",
     "Event",
     "FileKey",
@@ -32,7 +33,7 @@ __all__ = [
     "SeenKey",
     "Thread",
     "Totals",
-    "layouts_table",
+    "call_tables",
 ]
 
 ARCHES: Final = ("x86_64", "i386", "x32")
@@ -40,6 +41,9 @@ ARCHES: Final = ("x86_64", "i386", "x32")
 
 LAYOUT_NRS: Final = 1024
 LAYOUT_MAPS_FILE: Final = 0x8000
+LAYOUT_CONDITION: Final = 16
+CONDITIONS: Final = 64
+CONDITION_VALUES: Final = 32
 THREAD_SKIP_EXIT: Final = 2
 RETURN_UNSEEN: Final = -1
 EVENT_FILE, EVENT_END = 1, 2
@@ -63,6 +67,19 @@ class Config(ctypes.Structure):
         ("cgroup_id", ctypes.c_uint64),
         ("mount_space", ctypes.c_uint32),
         ("own_tgid", ctypes.c_uint32),
+    )
+
+
+class Condition(ctypes.Structure):
+    """When an argument is read at all (`abi.UsedIf`)."""
+
+    _fields_ = (
+        ("argument", ctypes.c_uint32),
+        ("decider", ctypes.c_uint32),
+        ("mask", ctypes.c_uint64),
+        ("any_bits", ctypes.c_uint64),
+        ("value_count", ctypes.c_uint64),
+        ("values", ctypes.c_uint64 * CONDITION_VALUES),
     )
 
 
@@ -178,7 +195,8 @@ SIZES: Final = {
     "cells": (KEY_BYTES, ctypes.sizeof(Cell)),
     "files": (ctypes.sizeof(FileKey), 4),
     "seen": (ctypes.sizeof(SeenKey), 1),
-    "layouts": (4, 2 * len(ARCHES) * LAYOUT_NRS),
+    "layouts": (4, 4 * len(ARCHES) * LAYOUT_NRS),
+    "conditions": (4, ctypes.sizeof(Condition)),
     "configs": (4, ctypes.sizeof(Config)),
     "totals": (4, ctypes.sizeof(Totals)),
     "blank": (4, ctypes.sizeof(Process)),
@@ -186,9 +204,15 @@ SIZES: Final = {
 """Sizes of keys and values by map, which an object must have."""
 
 
-def layouts_table() -> bytes:
-    """Return which arguments enter the key, for every call that has a signature; `struct layouts`."""
+def call_tables() -> tuple[bytes, list[Condition]]:
+    """Return which arguments of which call enter the key (`struct layouts`), and the conditions it refers to.
+
+    One conditional argument of a call is settled by the probes; should there be more of them, or more values
+    than fit, whoever reads the counts settles those.
+    """
     table = [0] * (len(ARCHES) * LAYOUT_NRS)
+    conditions: list[Condition] = []
+    numbers: dict[tuple[int, UsedIf], int] = {}
     for number, arch in enumerate(ARCHES):
         bit = _ARCHES[arch].nr_bit
         for name, nr in syscall_table(arch).items():
@@ -197,5 +221,33 @@ def layouts_table() -> bytes:
             layout = LAYOUT_MAPS_FILE if (arch, name) in _FILE_MAPPING else 0
             for spec in constrained_args(arch, name):
                 layout |= (_ARG_32 if spec.width == 32 else _ARG_64) << (2 * spec.index)
+                used_if = spec.used_if
+                if used_if is None or layout >> LAYOUT_CONDITION or not _fits(used_if):
+                    continue
+                key = (spec.index, used_if)
+                if key not in numbers and len(conditions) < CONDITIONS:
+                    numbers[key] = len(conditions)
+                    conditions.append(_condition(spec.index, used_if))
+                layout |= (numbers.get(key, -1) + 1) << LAYOUT_CONDITION
             table[number * LAYOUT_NRS + (nr & ~bit)] = layout
-    return bytes((ctypes.c_uint16 * len(table))(*table))
+    return bytes((ctypes.c_uint32 * len(table))(*table)), conditions
+
+
+def _fits(used_if: UsedIf) -> bool:
+    return used_if.values is None or len(used_if.values) <= CONDITION_VALUES
+
+
+def _condition(argument: int, used_if: UsedIf) -> Condition:
+    values = used_if.values or ()
+    any_bits = 0
+    for bits in used_if.any_bits or ():
+        any_bits |= bits
+    padded = (*values, *[0] * (CONDITION_VALUES - len(values)))
+    return Condition(
+        argument,
+        used_if.index,
+        used_if.mask,
+        any_bits,
+        len(values),
+        (ctypes.c_uint64 * CONDITION_VALUES)(*padded),
+    )
