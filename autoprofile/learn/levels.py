@@ -14,6 +14,7 @@ from autoprofile.abi.risk import syscall_risk
 from autoprofile.abi.signatures import constrained_args
 from autoprofile.abi.syscalls import syscall_nr
 from autoprofile.learn.calls import CallGroup
+from autoprofile.learn.companions import companions_of
 from autoprofile.learn.denied import CHECKABLE, always_failed, opaque
 from autoprofile.learn.essentials import essential_rules
 from autoprofile.learn.generalise import Policy, generalise, open_shapes
@@ -93,6 +94,11 @@ def rules_of_level(
     }
     for arch in arches:
         seen = {g.name for g in groups if g.arch == arch and g.name is not None}
+        for name, reason in companions_of(arch, groups).items():
+            if (arch, name) not in allowed:
+                allowed.add((arch, name))
+                result.rules += _unseen(arch, name, arches, policy, f"companion: {reason}")
+        # after the companions: what they open already needs no rule of its own
         found = essential_rules(arch, arches, seen, result.rules, policy.level)
         if deny_opaque:
             found = [_checkable(r) for r in found]

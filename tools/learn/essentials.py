@@ -13,13 +13,13 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autoprofile.abi.constants import decode_value
 from autoprofile.abi.signatures import constrained_args
 from autoprofile.abi.syscalls import syscall_name
 from autoprofile.learn.calls import canonical
 from autoprofile.trace.source import Command, source_named
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from autoprofile.observations import Trace
@@ -120,13 +120,13 @@ PROGRAMS = (
     ),
     SmallProgram(
         "user and group lookup",
-        "socket",  # it asks nscd through a Unix socket: no reason to open sockets for a program without any
+        "connect",  # it asks nscd through a Unix socket: no reason to let a program connect that never did
         'struct passwd *p = getpwuid(getuid()); getgrgid(getgid()); getpwnam("nobody");'
         'printf("%p\\n", (void *)p);',
     ),
     SmallProgram(
         "host lookup",
-        "socket",
+        "connect",
         'struct addrinfo *a = 0, h = {.ai_socktype = SOCK_STREAM}; getaddrinfo("localhost", "80", &h, &a);'
         'getaddrinfo("no.such.host.invalid", 0, 0, &a);',
     ),

@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoprofile.abi.risk import call_risk
+from autoprofile.abi.arch import ARCHES
+from autoprofile.abi.risk import call_risk, risk_conditions, syscall_risk
+from autoprofile.abi.syscalls import syscall_nr
 from autoprofile.drift import compare
 from autoprofile.learn import infer, learn
 from autoprofile.learn.calls import call_groups
+from autoprofile.learn.companions import companions
 from autoprofile.learn.evidence import incidence
 from autoprofile.learn.generalise import Policy, generalise, saturated
 from autoprofile.learn.modes import deny_rules
@@ -137,11 +140,12 @@ def test_permissive_constrains_high_risks_only() -> None:
 
 def test_permissive_adds_siblings_with_reasons() -> None:
     """The fallback families of what was seen are added, each labelled; unreadable ones answer ENOSYS."""
-    profile = learn(trace_of(observed("openat", 0, 0, 0), observed("newfstatat")), level="permissive")
-    assert allows(profile, "stat")
-    assert "sibling of newfstatat" in profile.rules_for("x86_64", "stat")[0].evidence.reason
+    trace = trace_of(observed("openat", 0, 0, 0), observed("renameat2"))
+    profile = learn(trace, level="permissive")
+    assert allows(profile, "renameat")
+    assert "sibling of renameat2" in profile.rules_for("x86_64", "renameat")[0].evidence.reason
     assert profile.decide("openat2").action == Action.errno("ENOSYS")
-    assert not allows(learn(trace_of(observed("newfstatat")), level="standard"), "stat")
+    assert not allows(learn(trace, level="standard"), "renameat")
 
 
 def test_permissive_adds_no_sibling_of_a_greater_risk() -> None:
@@ -176,12 +180,47 @@ def test_essentials_are_there_at_standard_and_not_at_strict() -> None:
     assert "essential for" in standard.rules_for("x86_64", "tgkill")[0].evidence.reason
 
 
+def test_companions_come_with_what_they_follow_from() -> None:
+    """A program that writes files may rename them; one that only reads may not."""
+    reader = learn(trace_of(observed("openat", 0, 0, 0)), level="standard")
+    writer = learn(trace_of(observed("openat", 0, 0, 0o101, 0o600)), level="standard")
+    for call in (("rename",), ("ftruncate",), ("mkdir", 0, 0o755)):
+        assert allows(writer, *call)
+        assert not allows(reader, *call)
+    assert allows(reader, "lseek", 0, 0, "SEEK_SET")
+    assert not allows(writer, "chmod", 0, 0o4755)
+    assert "companion: changes files" in writer.rules_for("x86_64", "rename")[0].evidence.reason
+    server = learn(trace_of(observed("socket", 2, 1, 0), observed("bind")), level="standard")
+    assert allows(server, "setsockopt", 0, "SOL_SOCKET", 9)
+    assert not allows(server, "connect")
+    assert not allows(learn(trace_of(observed("openat", 0, 0, 0))), "lseek", 0, 0, "SEEK_SET")
+
+
+def test_no_companion_is_a_risk_itself() -> None:
+    """The curated list names known calls of no medium or high risk, and each trigger exists."""
+    for line in companions():
+        assert line.reason
+        for name in line.calls:
+            assert any(syscall_nr(arch, name) is not None for arch in ARCHES), name
+            risk = syscall_risk(name)
+            assert risk is None or risk.severity == "low", name
+        kind, _, what = line.trigger.partition(":")
+        if kind == "call":
+            assert all(any(syscall_nr(a, n) is not None for a in ARCHES) for n in what.split(","))
+        else:
+            assert line.trigger == "always" or what in {r.name_class for _, r in all_risks()}
+
+
+def all_risks() -> list[tuple[str, object]]:
+    return [pair for pairs in risk_conditions().values() for pair in pairs]
+
+
 def test_essentials_of_paths_a_program_has_not_are_left_out() -> None:
-    """A program that never made a socket gets none for host lookups; one that did gets them."""
+    """A program that never connected gets no sockets for host lookups; one that did gets them."""
     without = learn(trace_of(observed("getuid")), level="standard")
-    with_sockets = learn(trace_of(observed("socket", 2, 1, 0)), level="standard")
-    assert not allows(without, "sendmmsg", 0, 0, 0, "MSG_NOSIGNAL")
-    assert allows(with_sockets, "sendmmsg", 0, 0, 0, "MSG_NOSIGNAL")
+    client = learn(trace_of(observed("socket", 2, 1, 0), observed("connect")), level="standard")
+    assert not allows(without, "socket", "AF_NETLINK", "SOCK_RAW|SOCK_CLOEXEC", "NETLINK_ROUTE")
+    assert allows(client, "socket", "AF_NETLINK", "SOCK_RAW|SOCK_CLOEXEC", "NETLINK_ROUTE")
 
 
 def test_calls_that_always_failed_are_denied_with_their_error() -> None:
@@ -257,7 +296,7 @@ def test_hybrid_lets_the_supervisor_decide_the_rest() -> None:
     profile = learn(trace_of(observed("getuid")), level="standard", mode="hybrid")
     assert allows(profile, "getuid")
     assert profile.decide("bpf").action == Action.errno("EPERM")
-    assert profile.decide("getgid").action == Action.NOTIFY
+    assert profile.decide("inotify_init").action == Action.NOTIFY
 
 
 def test_deny_rules_compare_at_the_kernels_width() -> None:
