@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from autoprofile.abi.families import ENOSYS_FALLBACK
 from autoprofile.enforce import enforce
+from autoprofile.errors import LaunchError
 from autoprofile.filter import compile_profile
 from autoprofile.profile import Action, Profile, SeccompRule
 from autoprofile.trace.source import Command
@@ -37,7 +38,8 @@ class Enforcement:
     Args:
         profile: what is allowed.
         where: its file, for the audit log.
-        on_violation: what happens to calls that no rule names; the profile's default unless given.
+        on_violation: what happens to calls that no rule names, in a denylist to those a rule refuses; the
+            profile's own answer unless given.
         complain: refuse nothing, record everything that would have been refused. widens.
         audit_file: where refused calls are recorded.
     """
@@ -54,16 +56,12 @@ class Enforcement:
         self._where = where
         self._complain = complain
         self._audit_file = audit_file
-        default = profile.default if on_violation is None else _ANSWERS[on_violation]
-        # mode and default must fit; what a call gets is decided here, whatever the profile's mode is called.
-        self._profile = replace(
-            profile, default=default, mode="denylist" if default.is_permitting else "allowlist"
-        )
+        self._profile = profile if on_violation is None else _answering(profile, _ANSWERS[on_violation])
         self._is_supervised = (
             complain
             or audit_file is not None
-            or default == Action.NOTIFY
-            or any(rule.action == Action.NOTIFY for rule in profile.rules)
+            or self._profile.default == Action.NOTIFY
+            or any(rule.action == Action.NOTIFY for rule in self._profile.rules)
         )
 
     def run(self, argv: Sequence[str], output: Output, *, privileged: bool) -> int:
@@ -92,20 +90,7 @@ class Enforcement:
         from autoprofile.enforce.audit import AuditWriter
         from autoprofile.enforce.supervise import NotifySupervisor
 
-        profile = self._profile
-        rules = profile.rules
-        if self._complain:
-            # A rule that refuses is complained about like everything else; ENOSYS is how libc is told to take
-            # another way, so the run would not be the one that is enforced later without it.
-            enosys = Action.errno("ENOSYS")
-            rules = tuple(
-                replace(rule, action=Action.NOTIFY)
-                if not rule.action.is_permitting and rule.action != enosys
-                else rule
-                for rule in rules
-            )
-        handed_over = replace(profile, default=Action.NOTIFY, mode="allowlist", rules=rules)
-        program = compile_profile(handed_over, default=Action.NOTIFY, bad_arch=Action.NOTIFY)
+        program = compile_profile(_handed_over(self._profile, everything=self._complain))
         audit = None
         if self._audit_file is not None:
             audit = AuditWriter(
@@ -118,9 +103,14 @@ class Enforcement:
         supervisor = NotifySupervisor(
             self._answer, complain=self._complain, audit=audit, on_trouble=output.warn
         )
-        status = enforce(
-            command, program, supervisor=supervisor, privileged=privileged, arches=self._profile.arch
-        )
+        try:
+            status = enforce(
+                command, program, supervisor=supervisor, privileged=privileged, arches=self._profile.arch
+            )
+        except LaunchError:
+            if audit is not None:
+                audit.close(denials=0, distinct=0)  # nothing ran, so nothing is missing from the log
+            raise
         self._summarise(supervisor, output)
         return status
 
@@ -140,6 +130,43 @@ class Enforcement:
             output.note(f"see them with: autoprofile drift {self._where} {self._audit_file}")
         if summary.lost:
             output.warn(f"{summary.lost} audit records were lost")
+
+
+def _answering(profile: Profile, action: Action) -> Profile:
+    # A violation is what no rule names, but in a denylist, which allows that, what a rule refuses.
+    if profile.default == Action.ALLOW:
+        rules = tuple(replace(r, action=action) if _is_refusing(r.action) else r for r in profile.rules)
+        return replace(profile, rules=rules)
+    # The mode has to fit the default; it changes nothing about what calls get.
+    return replace(profile, default=action, mode="denylist" if action.is_permitting else "allowlist")
+
+
+def _handed_over(profile: Profile, *, everything: bool) -> Profile:
+    """Return the profile whose filter hands what is not allowed to the supervisor, which records it.
+
+    Not handed over is what is refused with ENOSYS by a rule: that is how libc is told to take another way,
+    in every run. A supervisor cannot send SIGSYS, so trap stays with the filter unless everything is to
+    pass.
+    narrows: where a rule with ENOSYS and one that kills match the same call, the call fails with ENOSYS.
+
+    Args:
+        profile: what the calls get.
+        everything: for complain mode.
+    """
+
+    def handed(action: Action) -> Action:
+        if action == Action.LOG or (_is_refusing(action) and (everything or action.kind != "trap")):
+            return Action.NOTIFY
+        return action
+
+    rules = tuple(replace(rule, action=handed(rule.action)) for rule in profile.rules)
+    default = profile.default if profile.default == Action.ALLOW else Action.NOTIFY
+    mode = "denylist" if default == Action.ALLOW else "allowlist"
+    return replace(profile, rules=rules, default=default, mode=mode, bad_arch=Action.NOTIFY)
+
+
+def _is_refusing(action: Action) -> bool:
+    return not action.is_permitting and action != Action.errno("ENOSYS")
 
 
 def _arches_with(name: str, arches: Sequence[str]) -> tuple[str, ...]:

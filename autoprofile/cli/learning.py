@@ -212,11 +212,15 @@ class Plan:
     def _summarise(self, profile: Profile, trace: Trace) -> None:
         from autoprofile.report.facts import counted
 
-        names = {rule.syscall for rule in profile.rules if rule.action.kind == "allow"}
-        checked = {rule.syscall for rule in profile.rules if rule.action.kind == "allow" and rule.comparators}
+        allowed = [rule for rule in profile.rules if rule.action.kind == "allow"]
+        names = {rule.syscall for rule in allowed}
+        checked = {rule.syscall for rule in allowed if rule.comparators}
+        refused = {rule.syscall for rule in profile.rules if not rule.action.is_permitting}
+        what = f"{counted(len(names), 'syscall')} allowed, {len(checked)} of them only with known arguments"
+        if profile.default.kind == "allow":
+            what = f"{counted(len(refused), 'syscall')} refused, at least with some arguments"
         self._output.note(
-            f"wrote {self._target}: {counted(len(names), 'syscall')} allowed, {len(checked)} of them only"
-            f" with known arguments; {counted(trace.events, 'call')} of"
+            f"wrote {self._target}: {what}; {counted(trace.events, 'call')} of"
             f" {counted(trace.process_count, 'process', 'processes')} seen, {trace.ledger.total} lost"
         )
         if self._before is not None:
