@@ -166,7 +166,7 @@ class Arg:
         for value in self.values:
             near = {value, (value - 1) & bits, (value + 1) & bits}
             if self.mask is not None:
-                near.add(value | (~self.mask & bits))
+                near |= {value | (~self.mask & bits), value ^ self.mask}
                 near.update(value ^ bit for bit in _bits(self.mask))
                 near.update(value ^ bit for bit in _bits(~self.mask & bits))
             found |= near

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from autoprofile.abi.arch import ARCHES
 from autoprofile.abi.constants import decode_value, encode_value
-from autoprofile.abi.signatures import constrained_args, signature
+from autoprofile.abi.signatures import call_signature, constrained_args
 from autoprofile.profile.action import Action
 from autoprofile.profile.nodes import number_of
 from autoprofile.profile.scalars import flow_list, flow_map, quoted
@@ -35,13 +35,15 @@ def rule_yaml(arch: str, rule: SeccompRule) -> str:
     if not rule.comparators:
         return "any" if rule.action == Action.ALLOW else str(rule.action)
     syscall = rule.syscall
-    known = signature(arch, syscall) if isinstance(syscall, str) else None
-    specs = known.args if known is not None else ()
     by_index: dict[int, list[Arg]] = {}
     if isinstance(syscall, str):
         by_index = {spec.index: [] for spec in constrained_args(arch, syscall)}
     for one in rule.comparators:
         by_index.setdefault(one.index, []).append(one)
+    # Where one argument decides what another means (level and optname), the rule's own value settles it.
+    fixed = [_fixed(by_index.get(index, [])) for index in range(6)]
+    known = call_signature(arch, syscall, fixed) if isinstance(syscall, str) else None
+    specs = known.args if known is not None else ()
     fields = []
     for index in sorted(by_index):
         spec = specs[index] if index < len(specs) else None
@@ -50,6 +52,10 @@ def rule_yaml(arch: str, rule: SeccompRule) -> str:
     if rule.action != Action.ALLOW:
         fields.append(("action", str(rule.action)))
     return flow_map(fields)
+
+
+def _fixed(args: list[Arg]) -> int | None:
+    return args[0].values[0] if len(args) == 1 and args[0].op == "eq" and args[0].mask is None else None
 
 
 def _key(index: int, specs: tuple[ArgSpec, ...]) -> str:

@@ -165,6 +165,21 @@ def test_differences_name_their_direction(two: tuple[Profile, Profile]) -> None:
     assert json.dumps([change.to_dict() for change in changes])
 
 
+@examples(60)
+@given(crowded(), crowded())
+def test_every_changed_answer_has_a_change_that_proves_its_direction(a: Profile, b: Profile) -> None:
+    """With equal headers, each way in which some call is answered otherwise is found, with a call as proof."""
+    b = replace(b, default=a.default)
+    changes = diff(a, b)
+    proven = {change.kind for change in changes if change.proof}
+    for arch, nr, args in calls_around(a, b, limit=250):
+        old, new = (p.decide_call(arch, nr, args).action for p in (a, b))
+        if new != old:
+            assert proven & {"widened" if new.rank < old.rank else "narrowed", "changed"}
+    if not proven:
+        assert {change.kind for change in changes} <= {"changed"}
+
+
 @examples(15)
 @given(profiles())
 def test_a_profile_does_not_differ_from_itself(a: Profile) -> None:
