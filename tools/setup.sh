@@ -108,6 +108,8 @@ programs() {
     cat <<'TABLE'
 gcc             command -v gcc
 libc6-dev       test -e /usr/include/stdio.h
+linux-libc-dev  test -e /usr/include/linux/seccomp.h
+binutils        command -v objdump
 make            command -v make
 git             command -v git
 curl            command -v curl
@@ -121,6 +123,15 @@ wrk             command -v wrk
 musl-tools      command -v musl-gcc
 libseccomp2     has_library libseccomp.so.2
 libseccomp-dev  test -e /usr/include/seccomp.h
+golang-go       command -v go
+rustc           command -v rustc
+runc            in_path runc
+libbpf1         has_library libbpf.so.1
+libbpf-dev      test -e /usr/include/bpf/bpf_helpers.h
+clang           command -v clang
+llvm            command -v llvm-strip
+bpftool         in_path bpftool
+manpages-dev    test -e /usr/share/man/man2/syscalls.2.gz
 TABLE
     if [ "$(uname -m)" = x86_64 ]; then
         echo "gcc-multilib    compiles_32_bit"
