@@ -18,11 +18,17 @@ from autoprofile.trace.ebpf.files import Files
 from autoprofile.trace.ebpf.libbpf import BpfObject, EventRing, has_libbpf, probe_bpf
 from autoprofile.trace.ebpf.records import (
     EVENT_FILE,
+    KEY_BYTES,
+    PROCESS_CELLS,
+    RETURN_UNSEEN,
     SIZES,
+    THREAD_IN_CALL,
     THREAD_SKIP_EXIT,
+    Cell,
     Config,
     Event,
     Process,
+    SeenKey,
     Thread,
     Totals,
     call_tables,
@@ -37,6 +43,7 @@ __all__ = ["BTF", "Probes", "is_ready", "lacks"]
 
 BTF: Final = "/sys/kernel/btf/vmlinux"
 _ZERO: Final = bytes(4)
+_FIRST_PID_SPACE: Final = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 
 # Ids given here, not by the probes, for what ran before they did.
 _SEEDED_FILE: Final = 1 << 28
@@ -55,6 +62,11 @@ def lacks() -> tuple[str, str] | None:
         return (
             "tracing with eBPF needs root",
             "run it as root; --backend notify and ptrace need no rights",
+        )
+    if os.stat("/proc/self/ns/pid").st_ino != _FIRST_PID_SPACE:  # noqa: PTH116
+        return (
+            "this is not the first pid namespace, by whose numbers the kernel counts",
+            "run it on the host: --container watches from there; --backend notify and ptrace work here",
         )
     if not os.path.exists(BTF):  # noqa: PTH110
         return (
@@ -188,6 +200,38 @@ class Probes:
     def counts(self) -> list[Count]:
         """Return everything counted so far; calls that have not ended are not in it."""
         return counts_from_maps(*self._maps["cells"].items())
+
+    def pending_counts(self) -> list[Count]:
+        """Return the calls that members are in, as counts of one each; for after `detach`."""
+        keys, cells, number = self._maps["cells"].items()
+        ids = {
+            keys[i * KEY_BYTES : (i + 1) * KEY_BYTES]: Cell.from_buffer_copy(
+                cells, i * ctypes.sizeof(Cell)
+            ).id
+            for i in range(number)
+        }
+        counts: list[Count] = []
+        new: set[tuple[int, bytes]] = set()
+        for tid in self._maps["threads"].keys():  # noqa: SIM118 - a map, not a dict
+            raw = self._maps["threads"].get(tid)
+            thread = Thread.from_buffer_copy(raw) if raw is not None else Thread()
+            if not thread.flags & THREAD_IN_CALL:
+                continue
+            key = bytes(thread.key)
+            is_new = not self._has_counted(thread.process, ids.get(key)) and (thread.process, key) not in new
+            new.add((thread.process, key))
+            at = thread.entered_ns
+            cell = Cell(1, at, at, 0, 0, 0, RETURN_UNSEEN, int(is_new), 0)
+            counts += counts_from_maps(key, bytes(cell), 1)
+        return counts
+
+    def _has_counted(self, process: int, cell: int | None) -> bool:
+        if cell is None:
+            return False
+        raw = self._maps["processes"].get(process.to_bytes(4, "little"))
+        if raw is not None and cell < PROCESS_CELLS:
+            return bool(Process.from_buffer_copy(raw).cells[cell // 64] >> (cell % 64) & 1)
+        return self._maps["seen"].get(bytes(SeenKey(process, cell))) is not None
 
     def add_losses(self, ledger: LossLedger) -> None:
         """Put what was lost so far into a ledger."""
