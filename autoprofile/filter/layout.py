@@ -105,7 +105,8 @@ class _Builder:
         # and an unknown number of x86_64. The kernel answers it with ENOSYS whatever the filter allows.
         below = self._default if first else self._bad_arch
         beyond = self._default if "x32" in names else self._bad_arch
-        x32 = self._line("x32", {_MINUS_ONE: Decision((), below)}, beyond)
+        minus_one = {} if _MINUS_ONE in self._arches.get("x86_64", {}) else {_MINUS_ONE: Decision((), below)}
+        x32 = self._line("x32", minus_one, beyond)
         gate = self._graph.test(op.JSET_K, X32_SYSCALL_BIT, x32, self._graph.ret(below))
         return self._line("x86_64", {}, below, gate, self.arch_weight("x32") if "x32" in names else 0.0)
 
@@ -117,7 +118,8 @@ class _Builder:
         gate: NodeId | None = None,
         gate_weight: float = 0.0,
     ) -> NodeId:
-        # The tree over all numbers; `gate` decides the numbers above the last call.
+        # The tree over all numbers; `gate` decides those with bit 30 and those next to them: it looks at the
+        # bit itself. Rules for numbers above (-1, which a program may well call) leave it in its place.
         calls = self._arches.get(arch, {})
         points: dict[int, tuple[Hashable, float]] = {nr: (d, 0.0) for nr, d in extra.items()}
         weighted: dict[Decision, Weighted] = {}
@@ -130,14 +132,21 @@ class _Builder:
             weighted.setdefault(call.decision, Weighted(call.decision, call.weights, call.final_weight))
         items: list[Item] = []
         rest = Decision((), otherwise)
+
+        def between(low: int, high: int) -> None:
+            if low > high:
+                return
+            if gate is None or high < X32_SYSCALL_BIT:
+                items.append(Item(low, high, rest, 0.0))
+            else:
+                items.append(Item(low, high, _X32_GATE, gate_weight if low <= X32_SYSCALL_BIT else 0.0))
+
         low = 0
         for nr, (outcome, weight) in sorted(points.items()):
-            if nr > low:
-                items.append(Item(low, nr - 1, rest, 0.0))
+            between(low, nr - 1)
             items.append(Item(nr, nr, outcome, weight))
             low = nr + 1
-        if low <= _U32:
-            items.append(Item(low, _U32, rest if gate is None else _X32_GATE, gate_weight))
+        between(low, _U32)
 
         def leaf(outcome: object) -> NodeId:
             if outcome == _X32_GATE:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from autoprofile.abi.arch import ARCHES, arch_from_audit
 from autoprofile.abi.syscalls import display_name, syscall_nr
 from autoprofile.filter.opcodes import ARGS_OFFSET
 from autoprofile.filter.ranges import FULL32, FULL64, Ranges, intersect, least_masked, normal, size
@@ -246,8 +247,10 @@ def lower_arch(profile: Profile, arch: str, default: Action) -> dict[int, Call]:
     result: dict[int, Call] = {}
     for syscall in profile.syscalls(arch):
         nr = syscall if isinstance(syscall, int) else syscall_nr(arch, syscall)
-        if nr is None:
-            continue  # not a call of this arch: nothing to decide
+        if nr is None or arch_from_audit(ARCHES[arch].audit_arch, nr) != arch:
+            # Not a call of this arch: nothing to decide. A number of x86_64 with bit 30 belongs to x32, and
+            # one of x32 without it to x86_64; a rule for one must not answer the other's calls.
+            continue
         lowered = []
         for rule in profile.rules_for(arch, syscall):  # the most severe action first
             case = case_of(rule)
