@@ -174,12 +174,12 @@ def kernel_value(spec: ArgSpec, raw: int) -> int:
     return raw & (0xFFFFFFFF if spec.width == 32 else 0xFFFFFFFFFFFFFFFF)
 
 
-def call_signature(arch: str, name: str, args: Sequence[int]) -> Signature | None:
+def call_signature(arch: str, name: str, args: Sequence[int | None]) -> Signature | None:
     """Return the signature of one call given its values: more exact symbols, for display.
 
     Only `kind` and `constants` differ from `signature` (and `used_if`, settled by the values), never names or
-    widths. Text decoded with these specs is also understood by `encode_value` with the plain ones. Missing
-    values count as absent: nothing is refined.
+    widths. Text decoded with these specs is also understood by `encode_value` with the plain ones.
+    Values that are None or missing are unknown: nothing is refined by them.
     """
     found = signature(arch, name)
     if found is None:
@@ -193,12 +193,14 @@ def call_signature(arch: str, name: str, args: Sequence[int]) -> Signature | Non
     specs = list(found.args)
     names = [spec.name for spec in specs]
     refined: set[int] = set()
+    # -1 meets no condition: it is no command, family or level, and no condition asks for single bits.
+    values = [-1 if value is None else value for value in args]
     for argument, condition, kind, constants in rows:
         if argument not in names:
             continue
         index = names.index(argument)
         test = _parse_used_if(condition)
-        if index in refined or test is None or test.index >= len(args) or not test.holds(args):
+        if index in refined or test is None or test.index >= len(values) or not test.holds(values):
             continue
         specs[index] = replace(specs[index], kind=kind, constants=constants or None, used_if=None)
         refined.add(index)

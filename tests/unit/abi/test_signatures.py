@@ -210,6 +210,8 @@ def test_call_signature_refines_only_what_it_may() -> None:
             (s.name, s.width, s.index) for s in refined.args
         ]
     assert call_signature("x86_64", "fcntl", ()) == signature("x86_64", "fcntl")
+    assert call_signature("x86_64", "fcntl", (None, None, 1)) == signature("x86_64", "fcntl")
+    assert call_signature("x86_64", "fcntl", (None, 2, None)).args[2].constants == "fcntl_setfd"
     assert call_signature("x86_64", "no_such_call", ()) is None
     assert call_signature("x86_64", "fcntl", (3, 0, 10)).args[2].kind == "fd"
     assert call_signature("x86_64", "prctl", (15, 0x7FFC0000)).args[1].kind == "pointer"
