@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from autoprofile.abi.arch import ARCHES
 from autoprofile.abi.constants import decode_value, encode_value
-from autoprofile.abi.signatures import call_signature, constrained_args
+from autoprofile.abi.signatures import call_signature, constrained_args, signature
 from autoprofile.profile.action import Action
 from autoprofile.profile.nodes import number_of
 from autoprofile.profile.scalars import flow_list, flow_map, quoted
@@ -40,10 +40,7 @@ def rule_yaml(arch: str, rule: SeccompRule) -> str:
         by_index = {spec.index: [] for spec in constrained_args(arch, syscall)}
     for one in rule.comparators:
         by_index.setdefault(one.index, []).append(one)
-    # Where one argument decides what another means (level and optname), the rule's own value settles it.
-    fixed = [_fixed(by_index.get(index, [])) for index in range(6)]
-    known = call_signature(arch, syscall, fixed) if isinstance(syscall, str) else None
-    specs = known.args if known is not None else ()
+    specs = _specs(arch, syscall, by_index) if isinstance(syscall, str) else ()
     fields = []
     for index in sorted(by_index):
         spec = specs[index] if index < len(specs) else None
@@ -52,6 +49,20 @@ def rule_yaml(arch: str, rule: SeccompRule) -> str:
     if rule.action != Action.ALLOW:
         fields.append(("action", str(rule.action)))
     return flow_map(fields)
+
+
+def _specs(arch: str, syscall: str, by_index: dict[int, list[Arg]]) -> tuple[ArgSpec, ...]:
+    plain = signature(arch, syscall)
+    if plain is None:
+        return ()
+    # Where one argument decides the symbols of another (level and optname), the rule's own value settles it.
+    values = [_fixed(by_index.get(index, [])) for index in range(6)]
+    exact = call_signature(arch, syscall, values)
+    return (
+        plain.args
+        if exact is None
+        else tuple(new if new.constants else old for old, new in zip(plain.args, exact.args, strict=True))
+    )
 
 
 def _fixed(args: list[Arg]) -> int | None:
