@@ -9,6 +9,7 @@ import click
 
 from autoprofile.cli import exit as exits
 from autoprofile.cli.options import ExistingFile, command_argument, force_option, output_of, verb
+from autoprofile.cli.watching import chosen_target, target_options
 from autoprofile.errors import AutoprofileError, UsageError
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ __all__ = ["command"]
 @click.option(
     "--from-strace", type=ExistingFile(), multiple=True, metavar="LOG...", help="Learn from `strace -f` logs."
 )
+@target_options
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -88,6 +90,10 @@ def command(
     allow_new_privs: bool,
     from_trace: tuple[Path, ...],
     from_strace: tuple[Path, ...],
+    pid: int | None,
+    cgroup: str | None,
+    container: str | None,
+    unit: str | None,
 ) -> int:
     """Run a command and write the profile it needs.
 
@@ -99,6 +105,7 @@ def command(
       autoprofile learn -o web.yaml --trace web.parquet -- ./web --port 8080
       autoprofile learn --merge -o web.yaml -- ./web --other-feature
       autoprofile learn -o web.yaml --from-trace monday.parquet tuesday.parquet
+      autoprofile learn -o web.yaml --container web --timeout 600
       strace -f -X raw -o web.log ./web
       autoprofile learn -o web.yaml --from-strace web.log
     """  # noqa: D301 - \b is click's own mark
@@ -107,9 +114,22 @@ def command(
     output = output_of(ctx)
     if from_trace and from_strace:
         raise click.UsageError("--from-trace and --from-strace exclude each other", ctx)
+    chosen = chosen_target(ctx, pid, cgroup, container, unit)
+    if chosen is not None and (command or from_trace or from_strace):
+        raise click.UsageError(f"--{chosen.kind} watches what runs already: it takes no command or log", ctx)
+    if chosen is not None and (runs > 1 or backend not in ("auto", "ebpf")):
+        raise click.UsageError(f"--{chosen.kind} watches once, with --backend ebpf", ctx)
     check_offered(level, mode)
     action = _action(default_action)
-    if from_trace or from_strace:
+    if chosen is not None:
+        from autoprofile.cli.watching import learn_from
+
+        output.failure_status = exits.FAILED  # nothing is run
+        found = chosen.find()
+        named = default_target(found.argv or (str(chosen.value),))
+        plan = Plan(output, target or named, trace_file, force, merge_into)
+        trace, status = learn_from(output, found, timeout, trace_file), exits.DONE
+    elif from_trace or from_strace:
         output.failure_status = exits.FAILED  # nothing is run
         logs = [*from_trace, *from_strace, *map(Path, command)]
         trace = read_logs(logs, strace=bool(from_strace))

@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     from autoprofile.observations.model import Args
     from autoprofile.trace.ebpf.files import Files
 
-__all__ = ["Count", "add_losses", "counts_from_maps", "observations_from_counts", "tally_from_counts"]
+__all__ = [
+    "Count",
+    "add_losses",
+    "counts_from_maps",
+    "kept_args",
+    "observations_from_counts",
+    "tally_from_counts",
+]
 
 _CELL_BYTES: Final = ctypes.sizeof(Cell)
 
@@ -92,7 +99,7 @@ def observations_from_counts(
     """
     merged: dict[tuple[ProgramId, str, int, Args], Count] = {}
     for count in counts:
-        key = (files.program(count.file), count.arch, count.nr, _kept(count.arch, count.nr, count.args))
+        key = (files.program(count.file), count.arch, count.nr, kept_args(count.arch, count.nr, count.args))
         known = merged.get(key)
         if known is None:
             merged[key] = count
@@ -125,9 +132,12 @@ def observations_from_counts(
     ]
 
 
-def _kept(arch: str, nr: int, args: tuple[int, ...]) -> Args:
-    # The probes put 0 where an argument is not constrained; None says so. A constrained one that this call
-    # does not read is 0, as in a `Recorder`.
+def kept_args(arch: str, nr: int, args: tuple[int, ...]) -> Args:
+    """Return a cell's arguments as an observation holds them.
+
+    The probes put 0 where an argument is not constrained; None says so. A constrained one that this call does
+    not read is 0, as in a `Recorder`.
+    """
     name = syscall_name(arch, nr)
     kept: list[int | None] = [None] * len(args)
     for spec in constrained_args(arch, name) if name is not None else ():

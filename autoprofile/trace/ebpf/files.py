@@ -23,10 +23,12 @@ class Files:
     """All files seen.
 
     Attributes:
+        root_of: a process in whose root directory the files of processes that have ended are looked up.
         libraries: path -> build-id ("" without one) of everything mapped with instructions.
     """
 
     def __init__(self) -> None:
+        self.root_of: int | None = None
         self.libraries: dict[str, str] = {}
         self._programs: dict[int, ProgramId] = {}
 
@@ -57,17 +59,21 @@ class Files:
                 return
         if path is None:
             return
-        build_id = _build_id(path, event.ino)
+        build_id = self._build_id_of(path, event.pid, event.ino)
         self._programs[event.file] = ProgramId(path, build_id)
         self.libraries.setdefault(path, build_id or "")
 
     def _add_library(self, path: str, pid: int, ino: int | None) -> None:
         # The loader is named by a symbolic link; the kernel and /proc name what it points to.
-        root = f"/proc/{pid}/root"
         if ino is None:
             path = os.path.realpath(path)
         if path not in self.libraries or not self.libraries[path]:
-            self.libraries[path] = _build_id(root + path, ino) or _build_id(path, ino) or ""
+            self.libraries[path] = self._build_id_of(path, pid, ino) or ""
+
+    def _build_id_of(self, path: str, pid: int, ino: int | None) -> str | None:
+        roots = [f"/proc/{pid}/root", ""] + ([] if self.root_of is None else [f"/proc/{self.root_of}/root"])
+        found = (_build_id(root + path, ino) for root in roots)
+        return next((build_id for build_id in found if build_id is not None), None)
 
     @staticmethod
     def _runs(pid: int, ino: int) -> bool:

@@ -63,6 +63,7 @@ class Watch:
             if target.mount_space is not None and mount_space_of(target.ends_with) != target.mount_space:
                 raise AutoprofileError(f"{target.name} has changed while it was looked up")
         self._probes = Probes(self._entries)
+        self._probes.files.root_of = target.ends_with
         try:
             if target.cgroup is not None:
                 level = len(target.cgroup.relative_to(cgroup2_root()).parts)

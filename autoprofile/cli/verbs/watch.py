@@ -1,0 +1,87 @@
+"""`autoprofile watch`: what a running, enforced workload is refused, seen from outside."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from autoprofile.cli import exit as exits
+from autoprofile.cli.options import json_option, output_of, profile_argument, verb
+from autoprofile.cli.watching import chosen_target, target_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["command"]
+
+
+@verb("watch", "Learn and enforce", 35)
+@profile_argument
+@target_options
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop watching then."
+)
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    profile: Path,
+    pid: int | None,
+    cgroup: str | None,
+    container: str | None,
+    unit: str | None,
+    timeout: float | None,
+    as_json: bool,
+) -> int:
+    """Report live what a running workload is refused; exit with 3 on drift.
+
+    The kernel counts the calls that a seccomp filter answered with an errno, arguments included, and the
+    calls that went through although the profile does not allow them. Needs root and eBPF, but no
+    supervisor, and does not touch the workload. Ends with it, after --timeout, or with Ctrl-C.
+
+    \b
+      autoprofile watch web.yaml --pid 4711
+      autoprofile watch web.yaml --container web --timeout 60 --json
+    """  # noqa: D301 - \b is click's own mark
+    from autoprofile.cli.inputs import read_profile
+    from autoprofile.cli.watching import Refusals, live, refusal_text
+    from autoprofile.report.facts import counted
+
+    output = output_of(ctx)
+    chosen = chosen_target(ctx, pid, cgroup, container, unit)
+    if chosen is None:
+        raise click.UsageError("name what to watch: --pid, --cgroup, --container or --unit", ctx)
+    refusals = Refusals(read_profile(profile))
+    target = chosen.find()
+    with live(target) as watch:
+
+        def report() -> None:
+            for record in refusals.update(watch, watch.counts()):
+                if not as_json:
+                    output.data(refusal_text(record))
+                    sys.stdout.flush()
+
+        output.note(f"watching {target.name}; Ctrl-C ends the watch, not the target")
+        watch.follow(timeout_s=timeout, on_tick=report)
+        watch.detach()
+        report()
+        trace = watch.trace()
+    refused, unlisted = refusals.total("refused"), refusals.total("unlisted")
+    if as_json:
+        content = {
+            "calls": trace.events,
+            "lost": trace.ledger.to_dict(),
+            "records": refusals.records(),
+            "refused": refused,
+            "unlisted": unlisted,
+        }
+        output.json("watch", content)
+    for reason, number in sorted(trace.ledger.entries.items()):
+        output.warn(f"{number} lost ({reason})")
+    output.note(
+        f"{target.name}: {counted(trace.events, 'call')} seen, {refused} refused,"
+        f" {unlisted} not in the profile"
+    )
+    return exits.FINDINGS if refused or unlisted else exits.DONE

@@ -1,0 +1,225 @@
+"""How `learn` and `watch` look at what runs already: the options that name a target, and the time they end.
+
+In: a process, cgroup, container or unit. Out: a trace, or records of what an enforced workload was refused.
+Nothing of the target is stopped or changed.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from autoprofile.errors import AutoprofileError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from autoprofile.cli.output import Output
+    from autoprofile.observations import Trace
+    from autoprofile.profile import Profile
+    from autoprofile.trace.ebpf.counts import Count
+    from autoprofile.trace.ebpf.watching import Watch
+    from autoprofile.trace.source import Progress
+    from autoprofile.trace.targets import Target
+
+__all__ = ["Chosen", "Refusals", "chosen_target", "learn_from", "live", "refusal_text", "target_options"]
+
+CHECKPOINT_S = 5.0  # a crash loses no more of a long watch than this
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+_KINDS = ("pid", "cgroup", "container", "unit")
+
+
+def target_options(function: F) -> F:
+    """Add ``--pid``, ``--cgroup``, ``--container`` and ``--unit``."""
+    for option in (
+        click.option("--unit", metavar="NAME", help="Watch a running systemd unit."),
+        click.option("--container", metavar="ID", help="Watch a container, by its id or name."),
+        click.option("--cgroup", metavar="PATH", help="Watch a cgroup (v2) and those below it."),
+        click.option(
+            "--pid", type=click.IntRange(1), metavar="N", help="Watch a process, its threads and descendants."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The target options of one invocation, at most one of them given."""
+
+    kind: str
+    value: str | int
+
+    def find(self) -> Target:
+        """Return the target.
+
+        Raises:
+            AutoprofileError: there is no such process, cgroup, container or unit.
+        """
+        from autoprofile.trace import targets
+
+        if self.kind == "pid":
+            return targets.pid_target(int(self.value))
+        if self.kind == "cgroup":
+            return targets.cgroup_target(str(self.value))
+        if self.kind == "unit":
+            return targets.unit_target(str(self.value))
+        from autoprofile.trace.containers import container_target
+
+        return container_target(str(self.value))
+
+
+def chosen_target(
+    ctx: click.Context, pid: int | None, cgroup: str | None, container: str | None, unit: str | None
+) -> Chosen | None:
+    """Return which target was given; None for none.
+
+    Raises:
+        click.UsageError: several were given.
+    """
+    given = [
+        Chosen(kind, value)
+        for kind, value in zip(_KINDS, (pid, cgroup, container, unit), strict=True)
+        if value is not None
+    ]
+    if len(given) > 1:
+        raise click.UsageError(" and ".join(f"--{c.kind}" for c in given) + " exclude each other", ctx)
+    return given[0] if given else None
+
+
+@contextmanager
+def live(target: Target) -> Iterator[Watch]:
+    """Attach to a target; Ctrl-C and SIGTERM end the watch, not the tool."""
+    from autoprofile.trace.ebpf.watching import Watch
+
+    watch = Watch(target)
+    before = {
+        number: signal.signal(number, lambda *_: watch.stop()) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        with watch:
+            yield watch
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def learn_from(output: Output, target: Target, timeout_s: float | None, checkpoint: Path | None) -> Trace:
+    """Watch a target until it ends, the time is over, or Ctrl-C; return what was seen.
+
+    Args:
+        output: where to say so.
+        target: whom to watch.
+        timeout_s: seconds; None for no end.
+        checkpoint: a trace file that is kept up to date while the target runs.
+
+    Raises:
+        MachineError: this machine cannot trace with eBPF.
+        AutoprofileError: nothing was seen.
+    """
+    from autoprofile.report.facts import counted
+
+    line = output.progress()
+
+    def show(progress: Progress) -> None:
+        line.update(
+            f"learning {target.name}: {counted(progress.syscalls, 'syscall')},"
+            f" {counted(progress.observations, 'argument tuple')}, {counted(progress.events, 'call')},"
+            f" {counted(progress.processes, 'process', 'processes')}, {progress.elapsed_s:.0f} s"
+        )
+
+    with live(target) as watch:
+        saved_s = time.monotonic()
+
+        def keep() -> None:
+            nonlocal saved_s
+            if checkpoint is not None and time.monotonic() - saved_s >= CHECKPOINT_S:
+                watch.trace(is_final=False).save(checkpoint)
+                saved_s = time.monotonic()
+
+        output.note(f"learning {target.name} with ebpf; Ctrl-C ends the learning, not the target")
+        watch.follow(timeout_s=timeout_s, on_progress=show, on_tick=keep)
+        watch.detach()
+        line.clear()
+        trace = watch.trace()
+    if not trace.observations:
+        raise AutoprofileError(f"{target.name} made no calls while it was watched", hint="watch it longer")
+    return trace
+
+
+@dataclass
+class Refusals:
+    """What an enforced workload was refused, and what it did that the profile does not allow.
+
+    Args:
+        profile: what should be enforced.
+    """
+
+    profile: Profile
+    _known: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
+
+    def update(self, watch: Watch, counts: list[Count]) -> list[dict[str, Any]]:
+        """Take a read-out of everything counted; return the records that are new since the last one."""
+        from autoprofile.abi.syscalls import display_name
+        from autoprofile.observations.frame import decode_args
+        from autoprofile.observations.recorder import return_name
+        from autoprofile.trace.ebpf.counts import kept_args
+
+        new: list[dict[str, Any]] = []
+        totals: dict[tuple[Any, ...], int] = {}
+        for count in counts:
+            args = kept_args(count.arch, count.nr, count.args)
+            decision = self.profile.decide_call(count.arch, count.nr, [a or 0 for a in args])
+            is_allowed = decision.action.kind in ("allow", "log")
+            for kind, number in (("refused", count.refused), ("unlisted", count.count - count.refused)):
+                if number == 0 or (kind == "unlisted" and is_allowed):
+                    continue
+                key = (kind, watch.program_of(count), count.arch, count.nr, args)
+                totals[key] = totals.get(key, 0) + number
+                if key in self._known:
+                    continue
+                name = display_name(count.arch, count.nr)
+                record = self._known[key] = {
+                    "kind": kind,
+                    "program": key[1],
+                    "arch": count.arch,
+                    "nr": count.nr,
+                    "syscall": name,
+                    "args": list(args),
+                    "decoded": {arg: text for _, arg, text in decode_args(count.arch, count.nr, args)},
+                    "returned": return_name(count.last_return),
+                    "allowed_by_profile": is_allowed,
+                }
+                new.append(record)
+        for key, number in totals.items():
+            self._known[key]["count"] = number
+        return new
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return all records, the refused first, by program and call."""
+        order = ("kind", "program", "arch", "nr")
+        return sorted(self._known.values(), key=lambda r: (*(r[name] for name in order), repr(r["args"])))
+
+    def total(self, kind: str) -> int:
+        """Return the number of calls of one kind, "refused" or "unlisted"."""
+        return sum(int(r["count"]) for r in self._known.values() if r["kind"] == kind)
+
+
+def refusal_text(record: dict[str, Any]) -> str:
+    """Return a record as one line."""
+    arguments = ", ".join(f"{name}={value}" for name, value in record["decoded"].items())
+    text = f"{record['kind']} {record['syscall']}({arguments})"
+    if record["kind"] == "refused":
+        text += f" = {record['returned']}"
+        if record["allowed_by_profile"]:
+            text += "  the profile allows it: another filter did"
+    arch = "" if record["arch"] == "x86_64" else f" [{record['arch']}]"
+    return f"{text}  {record['program']}{arch}\n"

@@ -1,0 +1,399 @@
+"""Watching what runs already: processes, cgroups, containers, units, and what a filter refuses them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from autoprofile.abi import display_name
+from autoprofile.errors import AutoprofileError, UsageError
+from autoprofile.observations import Trace
+from autoprofile.profile import Profile
+from autoprofile.trace.containers import container_target, init_pid_of
+from autoprofile.trace.ebpf.watching import Watch
+from autoprofile.trace.targets import cgroup2_root, cgroup_target, pid_target, unit_target
+from tests.conftest import TESTS, need_program
+
+pytestmark = pytest.mark.ebpf
+
+AUTOPROFILE = (sys.executable, "-m", "autoprofile")
+
+
+@pytest.fixture
+def patient(tracee):
+    """Return a function that starts `patient`, whose calls happen when it is written to."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*prefix: str, calls: int = 23) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [*prefix, tracee("patient"), str(calls)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=TESTS.parent,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait(timeout=10)
+
+
+def pid_said_by(process: subprocess.Popen[str]) -> int:
+    assert process.stdout is not None
+    return int(process.stdout.readline())
+
+
+def tell(process: subprocess.Popen[str]) -> str:
+    """Let `patient` make its calls; return what it says about them."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return process.stdout.readline().strip()
+
+
+def counts(trace: Trace) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for o in trace.observations:
+        name = display_name(o.arch, o.nr)
+        found[name] = found.get(name, 0) + o.count
+    return found
+
+
+def test_a_running_process_is_followed_to_its_end(patient):
+    """Calls after the attachment are counted exactly, and the watch ends with the process."""
+    process = patient()
+    target = pid_target(pid_said_by(process))
+    with Watch(target) as watch:
+        tell(process)
+        process.stdin.close()
+        watch.follow(timeout_s=20)
+        trace = watch.trace()
+    assert watch.has_ended
+    assert counts(trace)["socket"] == 23
+    assert not trace.is_complete  # nobody knows what it did before
+    assert trace.meta.argv == target.argv
+
+
+def test_a_call_that_still_lasts_is_counted(patient):
+    """What a process waits in when the watch ends was called, though it has not returned."""
+    process = patient()
+    with Watch(pid_target(pid_said_by(process))) as watch:
+        tell(process)
+        watch.follow(timeout_s=1)
+        watch.detach()
+        trace = watch.trace()
+    assert not watch.has_ended
+    reads = [o for o in trace.observations if display_name(o.arch, o.nr) == "read"]
+    assert [(o.count, o.ok, o.processes) for o in reads] == [(1, 0, 1)]
+    assert counts(trace)["socket"] == 23
+
+
+def test_descendants_and_threads_belong_to_a_process(tracee):
+    """Whoever a watched shell starts later is watched, its children too."""
+    shell = subprocess.Popen(["sh"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    try:
+        with Watch(pid_target(shell.pid)) as watch:
+            assert shell.stdin is not None
+            shell.stdin.write(f"{tracee('census')} threads forks=31 daemon\n")
+            shell.stdin.close()
+            watch.follow(timeout_s=30)
+            trace = watch.trace()
+    finally:
+        shell.kill()
+        shell.wait(timeout=10)
+    assert counts(trace)["getppid"] == 64 * 101 + 31 + 97
+
+
+def test_there_must_be_such_a_process():
+    """A pid that is not there is an error, not an empty trace."""
+    with pytest.raises(AutoprofileError, match="no process"):
+        pid_target(2**22 - 1)
+
+
+@pytest.fixture
+def cgroup():
+    """Return a new cgroup named like a unit."""
+    folder = cgroup2_root() / f"autoprofile-{os.getpid()}.service"
+    try:
+        folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"no cgroup can be made here: {error}")
+    yield folder
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            folder.rmdir()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+
+
+def test_a_cgroup_holds_whoever_is_in_it_or_enters(cgroup, patient, tracee):
+    """Processes in the cgroup, those that enter later, and nobody else."""
+    inside, outside = patient(), patient(calls=7)
+    (cgroup / "cgroup.procs").write_text(str(pid_said_by(inside)))
+    pid_said_by(outside)
+    with Watch(cgroup_target(cgroup)) as watch:
+        tell(inside)
+        tell(outside)
+        enter = f"echo $$ > {cgroup}/cgroup.procs; exec {tracee('census')} forks=31"
+        subprocess.run(["sh", "-c", enter], check=True, timeout=30, stdout=subprocess.DEVNULL)
+        watch.follow(timeout_s=0.5)
+        watch.detach()
+        trace = watch.trace()
+    assert counts(trace)["socket"] == 23
+    assert counts(trace)["getppid"] == 31
+
+
+def test_a_unit_is_its_cgroup(cgroup):
+    """A unit is found by the cgroup that systemd names after it, with or without its suffix."""
+    assert unit_target(cgroup.name).cgroup == cgroup
+    assert unit_target(cgroup.name.removesuffix(".service")).cgroup == cgroup
+    with pytest.raises(AutoprofileError, match="no cgroup"):
+        unit_target("no-such-unit-anywhere")
+
+
+def test_the_root_cgroup_is_refused():
+    """The root cgroup would be the whole machine."""
+    with pytest.raises(UsageError, match="everything"):
+        cgroup_target(cgroup2_root())
+
+
+@pytest.fixture
+def bundle(tmp_path, tracee):
+    """Return an OCI bundle with busybox and the census, statically linked."""
+    need_program("runc")
+    busybox = need_program("busybox", package="busybox-static")
+    root = tmp_path / "rootfs"
+    (root / "bin").mkdir(parents=True)
+    shutil.copy(busybox, root / "bin/busybox")
+    shutil.copy(tracee("census", "-static"), root / "bin/census")
+    for name in ("sh", "sleep", "uname"):
+        (root / "bin" / name).symlink_to("busybox")
+    subprocess.run(["runc", "spec"], cwd=tmp_path, check=True, timeout=30)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    config["process"].update(terminal=False, args=["/bin/sh", "-c", "/bin/census forks=31; /bin/sleep 60"])
+    config["mounts"] = [m for m in config["mounts"] if not m["destination"].startswith("/sys")]
+    file.write_text(json.dumps(config))
+    return tmp_path
+
+
+def test_a_container_is_learned_by_its_id(bundle):
+    """From create to kill: the container's own calls, those of `runc exec`, and nothing of runc's."""
+    name = f"autoprofile-{os.getpid()}"
+
+    def runc(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["runc", *words],
+            timeout=30,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            check=words[0] != "delete",
+        )
+
+    runc("create", "--bundle", str(bundle), name)
+    try:
+        with Watch(container_target(name)) as watch:
+            done = threading.Thread(target=watch.follow, kwargs={"timeout_s": 30})
+            done.start()
+            runc("start", name)
+            time.sleep(0.7)
+            runc("exec", name, "/bin/census", "forks=37")
+            runc("exec", name, "/bin/uname", "-a")
+            runc("kill", name, "KILL")
+            done.join()
+            trace = watch.trace()
+    finally:
+        runc("delete", "-f", name)
+    assert watch.has_ended
+    assert {o.program.path for o in trace.observations} == {"/bin/busybox", "/bin/census"}
+    assert all(o.program.build_id for o in trace.observations)
+    found = counts(trace)
+    by_census = sum(
+        o.count
+        for o in trace.observations
+        if display_name(o.arch, o.nr) == "getppid" and o.program.path == "/bin/census"
+    )
+    assert by_census == 31 + 37
+    assert found["uname"] >= 1
+    # What runc does for a container before its program runs.
+    assert not {"mount", "pivot_root", "setns", "unshare", "seccomp", "capset", "umount2"} & found.keys()
+    assert trace.is_complete  # watched from before its start to its end
+
+
+def test_containers_are_found_where_runtimes_keep_them(tmp_path):
+    """Each runtime's state gives the pid; a shortened id is enough, an ambiguous or stopped one is an error."""
+    me, long = os.getpid(), "0123456789abcdef0123"
+    for path, text in (
+        (f"run/docker/runtime-runc/moby/{long}/state.json", json.dumps({"id": long, "init_process_pid": me})),
+        ("run/crun/bread/status", json.dumps({"pid": me})),
+        ("run/containerd/io.containerd.runtime.v2.task/k8s.io/pod/init.pid", str(me)),
+        ("run/runc/gone/state.json", json.dumps({"id": "gone", "init_process_pid": 2**22 - 1})),
+        ("run/runc/broken/state.json", "{"),
+    ):
+        file = tmp_path / path
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+    for name in (long, long[:12], "bread", "pod"):
+        assert init_pid_of(name, tmp_path) == me
+    for name, message in (
+        ("gone", "does not run"),
+        ("broken", "no runtime knows"),
+        (long[:5], "no runtime knows"),
+    ):
+        with pytest.raises(AutoprofileError, match=message):
+            init_pid_of(name, tmp_path)
+
+
+# -- refused calls ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def errno_profile(tmp_path, tracee):
+    """Return the profile of `patient` making no calls, whose violations fail with EPERM."""
+    file = tmp_path / "patient.yaml"
+    done = subprocess.run(
+        [*AUTOPROFILE, "learn", "--default", "EPERM", "-o", file, "--", tracee("patient"), "0"],
+        input="\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=TESTS.parent,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return file
+
+
+def test_every_refused_call_is_reported_with_its_arguments(errno_profile, patient):
+    """23 calls refused by a filter are 23 in the report, though no supervisor and no sys_enter saw them."""
+    process = patient(*AUTOPROFILE, "-q", "enforce", os.fspath(errno_profile), "--")
+    pid = pid_said_by(process)
+    watching = subprocess.Popen(
+        [*AUTOPROFILE, "watch", os.fspath(errno_profile), "--pid", str(pid), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=TESTS.parent,
+    )
+    assert watching.stderr is not None
+    watching.stderr.readline()
+    time.sleep(1)
+    assert tell(process) == "23"
+    process.stdin.close()
+    out, err = watching.communicate(timeout=30)
+    assert watching.returncode == 3, err
+    report = json.loads(out)
+    assert (report["refused"], report["unlisted"]) == (23, 0)
+    (record,) = report["records"]
+    assert record["kind"] == "refused"
+    assert record["syscall"] == "socket"
+    assert record["count"] == 23
+    assert record["decoded"] == {
+        "family": "AF_NETLINK",
+        "type": "SOCK_RAW",
+        "protocol": "NETLINK_NETFILTER",
+    } or record["args"][:3] == [16, 3, 12]
+    assert record["returned"] == "EPERM"
+    assert not record["allowed_by_profile"]
+
+
+def test_a_workload_within_its_profile_is_no_drift(errno_profile, patient):
+    """A watch that sees nothing but allowed calls reports nothing and ends with status 0."""
+    process = patient(*AUTOPROFILE, "-q", "enforce", os.fspath(errno_profile), "--", calls=0)
+    pid = pid_said_by(process)
+    done = subprocess.Popen(
+        [*AUTOPROFILE, "watch", os.fspath(errno_profile), "--pid", str(pid), "--timeout", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=TESTS.parent,
+    )
+    time.sleep(1)
+    tell(process)
+    out, err = done.communicate(timeout=30)
+    assert (done.returncode, out) == (0, ""), err
+
+
+def test_an_unenforced_workload_outside_its_profile_is_drift(errno_profile, patient):
+    """Calls that went through although the profile does not allow them are reported as such."""
+    process = patient(calls=5)
+    pid = pid_said_by(process)
+    done = subprocess.Popen(
+        [*AUTOPROFILE, "watch", os.fspath(errno_profile), "--pid", str(pid)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=TESTS.parent,
+    )
+    assert done.stderr is not None
+    done.stderr.readline()
+    time.sleep(1)
+    tell(process)
+    process.stdin.close()
+    out, err = done.communicate(timeout=30)
+    assert done.returncode == 3, err
+    assert out.startswith("unlisted socket(family=AF_NETLINK"), out
+
+
+def test_learning_a_process_from_the_command_line(patient, tmp_path):
+    """`learn --pid` writes a profile and a trace on Ctrl-C, and leaves the process alone."""
+    process = patient()
+    pid = pid_said_by(process)
+    profile, trace = tmp_path / "p.yaml", tmp_path / "t.parquet"
+    learning = subprocess.Popen(
+        [*AUTOPROFILE, "learn", "--pid", str(pid), "-o", profile, "--trace", trace],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=TESTS.parent,
+    )
+    assert learning.stderr is not None
+    learning.stderr.readline()
+    time.sleep(1.5)
+    assert tell(process) == "0"
+    deadline = time.monotonic() + 30
+    while not trace.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert trace.exists(), "no checkpoint was written while it ran"
+    learning.send_signal(signal.SIGINT)
+    _, err = learning.communicate(timeout=30)
+    assert learning.returncode == 0, err
+    assert process.poll() is None
+    assert Profile.load(profile).decide("socket", "AF_NETLINK", "SOCK_RAW", 12).action.kind == "allow"
+    assert counts(Trace.load(trace))["socket"] == 23
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--pid", "1", "--cgroup", "/x"), "exclude each other"),
+        (("--pid", "1", "--", "true"), "takes no command"),
+        (("--pid", "1", "--backend", "ptrace"), "--backend ebpf"),
+    ],
+)
+def test_targets_are_given_alone(words, message, tmp_path):
+    """A target, a command and another backend do not go together: status 2."""
+    done = subprocess.run(
+        [*AUTOPROFILE, "learn", *words],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=TESTS.parent,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
