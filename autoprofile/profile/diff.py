@@ -146,10 +146,10 @@ def _is_successor(old: SeccompRule, new: SeccompRule) -> bool:
         return is_deny(old) == is_deny(new)
     if old.action != new.action:
         return False
-    if is_subset(old.comparators, new.comparators) or is_subset(new.comparators, old.comparators):
+    mine, its = old.comparators, new.comparators
+    if len({one.index for one in {*mine} ^ {*its}}) == 1:
         return True
-    indexes = {one.index for one in set(old.comparators) ^ set(new.comparators)}
-    return len(indexes) == 1
+    return intersection(mine, its) is not None and (is_subset(mine, its) or is_subset(its, mine))
 
 
 def _change(a: Profile, b: Profile, old: SeccompRule | None, new: SeccompRule | None) -> Change:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from autoprofile.errors import ProfileError
 from autoprofile.profile.arg import ANY
 from autoprofile.profile.model import LEVELS, Learned, Profile, Program
-from autoprofile.profile.region import intersection, is_subset, subtract_all
+from autoprofile.profile.region import intersection, is_subset, subtract_all, witness
 from autoprofile.profile.rule import SeccompRule
 
 if TYPE_CHECKING:
@@ -152,22 +152,25 @@ def _prune(found: _Union, mine: Sequence[SeccompRule], theirs: Sequence[SeccompR
     # its author's business; only what the merge itself made superfluous goes.
     if {(r.comparators, r.action) for r in mine} == {(r.comparators, r.action) for r in theirs}:
         return
-    first = {(rule.comparators, rule.action) for rule in mine}
-    second = {(rule.comparators, rule.action) for rule in theirs}
-    wide = sorted(found, key=lambda key: len(key[0]))
-    for key in list(found):
-        region, action = key
-        for outer in wide:
-            if outer == key or outer not in found or outer[1].rank < action.rank:
+    sides = [{(rule.comparators, rule.action) for rule in rules} for rules in (mine, theirs)]
+    keys = sorted(found, key=lambda key: len(key[0]))
+    of = [[key in side for side in sides] for key in keys]
+    gone: set[int] = set()
+    for at, (region, action) in enumerate(keys):
+        call = witness(region)
+        for other, (outer, severity) in enumerate(keys):
+            # The witness settles most pairs: regions of learned rules lie apart.
+            if call is not None and not all(one.match(call[one.index]) for one in outer):
                 continue
-            if (key in first and outer in first) or (key in second and outer in second):
+            if other == at or other in gone or severity.rank < action.rank:
                 continue
-            if is_subset(region, outer[0]):
-                evidence = found.pop(key)
-                kept = found[outer]
-                if outer[1] == action and evidence is not None:
-                    found[outer] = evidence.joined(kept)
-                break
+            if any(a and b for a, b in zip(of[at], of[other], strict=True)) or not is_subset(region, outer):
+                continue
+            gone.add(at)
+            evidence = found.pop(keys[at])
+            if severity == action and evidence is not None:
+                found[keys[other]] = evidence.joined(found[keys[other]])
+            break
 
 
 def _program(a: Program, b: Program) -> Program:

@@ -19,12 +19,15 @@ __all__ = ["Region", "intersection", "is_empty", "is_subset", "subtract", "subtr
 
 Region = tuple[Arg, ...]
 
+# Longer lists of comparators on one argument are not searched for superfluous ones: that takes cubic time.
+_MANY: Final = 6
+
 _OPPOSITE: Final = {"eq": "ne", "ne": "eq", "lt": "ge", "ge": "lt", "gt": "le", "le": "gt"}
 
 
 def intersection(one: Region, other: Region) -> Region | None:
-    """Return the region where both hold, in its simplest form; None when there is none."""
-    return _tidy((*one, *other))
+    """Return the region where both hold, simplified; None when there is none."""
+    return None if _is_clearly_apart(one, other) else _tidy((*one, *other))
 
 
 def is_empty(region: Region) -> bool:
@@ -39,7 +42,7 @@ def is_subset(inner: Region, outer: Region) -> bool:
 
 def subtract(region: Region, other: Region) -> list[Region]:
     """Return disjoint regions that together hold every call of `region` outside `other`."""
-    if intersection(region, other) is None:
+    if _is_clearly_apart(region, other) or intersection(region, other) is None:
         return [region]
     pieces = []
     held: Region = region
@@ -76,6 +79,16 @@ def witness(region: Region) -> tuple[int, int, int, int, int, int] | None:
     return (values[0], values[1], values[2], values[3], values[4], values[5])
 
 
+def _is_clearly_apart(one: Region, other: Region) -> bool:
+    # Most rules of learned profiles are tuples of exact values; telling those apart is quick.
+    return any(
+        mine.op == "eq" == its.op and mine.index == its.index and mine.width == its.width
+        and mine.value != its.value
+        for mine in one
+        for its in other
+    )  # fmt: skip
+
+
 def _by_index(region: Region) -> list[tuple[int, list[Arg]]]:
     ordered = sorted(set(region), key=lambda one: one.sort_key)
     return [(index, list(args)) for index, args in groupby(ordered, key=lambda one: one.index)]
@@ -104,6 +117,8 @@ def _simplest(index: int, args: list[Arg]) -> list[Arg]:
         if len(values) == 1:
             return [Arg(index, "eq", values[0], None, one.width)]
         return [Arg(index, "in", values, None, one.width)]
+    if len(args) > _MANY:
+        return args
     kept = list(args)
     for one in args:
         others = [other for other in kept if other is not one]
