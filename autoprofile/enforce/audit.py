@@ -58,7 +58,8 @@ class AuditWriter:
         on_trouble: called once, with one sentence, when records start to get lost.
 
     Raises:
-        AutoprofileError: the path cannot be opened, or is neither a regular file nor a FIFO.
+        AutoprofileError: the path cannot be opened, is neither a regular file nor a FIFO, or holds something
+            that is no audit log (a profile, by a slip of the hand).
     """
 
     def __init__(
@@ -80,6 +81,14 @@ class AuditWriter:
         self._is_torn = False
         self._has_told = False
         self._fd = _open(self.path)
+        if _holds_something_else(self._fd):
+            os.close(self._fd)
+            self._fd = -1
+            raise AutoprofileError(
+                "this file is no audit log; nothing was written to it",
+                where=self.path,
+                hint="name a new file, or a log to append to",
+            )
         if _ends_torn(self._fd):
             self._is_torn = True
             self._unreported["broken_line"] = 1
@@ -207,15 +216,25 @@ def _open(path: str) -> int:
     return fd
 
 
+def _holds_something_else(fd: int) -> bool:
+    # Every record begins with a brace; a log torn at its very start, with nothing or part of one.
+    return _byte_at(fd, 0) not in (b"{", b"\n", b"")
+
+
 def _ends_torn(fd: int) -> bool:
+    return _byte_at(fd, os.fstat(fd).st_size - 1) not in (b"\n", b"")
+
+
+def _byte_at(fd: int, offset: int) -> bytes:
+    # Empty where there is none, or where a file may be appended to but not read: then it cannot be seen.
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
-        return False
+        return b""
     try:
         reader = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return False  # may be appended to but not read; then a torn end cannot be seen
+        return b""
     try:
-        return os.pread(reader, 1, status.st_size - 1) not in (b"\n", b"")
+        return os.pread(reader, 1, offset)
     finally:
         os.close(reader)

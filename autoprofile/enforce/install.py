@@ -6,7 +6,9 @@ a supervisor the program needs us no more once it has started: killing the tool 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, SupportsBytes
+import signal
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol, SupportsBytes
 
 from autoprofile import kernel
 from autoprofile.trace.filtered import run_filtered
@@ -15,10 +17,14 @@ from autoprofile.trace.status import shell_status
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from autoprofile.trace.filtered import Running
     from autoprofile.trace.source import Command
     from autoprofile.trace.status import Child
 
 __all__ = ["Supervisor", "enforce"]
+
+_PROBE: Final = 0  # sends nothing: Ctrl-C has reached the program from the terminal
+_ENDING: Final = (_PROBE, signal.SIGTERM, signal.SIGHUP)
 
 
 class Supervisor(Protocol):
@@ -39,6 +45,10 @@ class Supervisor(Protocol):
         """
         ...
 
+    def stop(self) -> None:
+        """End `serve` soon although processes still use the filter; called from a signal handler."""
+        ...
+
 
 def enforce(
     command: Command,
@@ -53,6 +63,8 @@ def enforce(
 
     Ctrl-C reaches the program from the terminal; the tool waits for it. SIGTERM, SIGHUP, SIGUSR1, SIGUSR2,
     SIGALRM and SIGWINCH sent to the tool are passed on. When the supervisor raises, the program is killed.
+    When the program has ended and left processes behind, the supervisor goes on for them until SIGINT,
+    SIGTERM or SIGHUP stops it. narrows: from then on what they would have to ask for fails with ENOSYS.
 
     Args:
         command: what to run.
@@ -80,5 +92,17 @@ def enforce(
         arches=arches,
     ) as running:
         if supervisor is not None and running.listener is not None:
+            _stop_with_signals(running, supervisor)
             supervisor.serve(running.listener, running.child)
         return shell_status(running.child.wait())
+
+
+def _stop_with_signals(running: Running, supervisor: Supervisor) -> None:
+    # While the program runs, signals mean the program. After its end they can only mean us: without this the
+    # tool would wait, deaf to all but SIGKILL, for as long as any daemon the program left behind.
+    def pass_on(signum: int) -> None:
+        if not running.child.send_signal(signum) and signum in _ENDING:
+            supervisor.stop()
+
+    running.signals.send = pass_on
+    running.signals.on_interrupt = partial(pass_on, _PROBE)

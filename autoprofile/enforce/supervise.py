@@ -171,8 +171,14 @@ class NotifySupervisor:
                 elif fd == child.fileno():
                     if child.poll() is not None:
                         poller.unregister(fd)
+                elif fd == listener:
+                    return  # POLLHUP: no task uses the filter any more
                 else:
-                    return  # stopped, or POLLHUP: no task uses the filter any more
+                    self._tell(
+                        "stopped while processes of the program still run; "
+                        "every call of theirs that would have to be answered fails with ENOSYS"
+                    )
+                    return
 
     def _answer(self, listener: int, call: seccomp.Notification) -> None:
         key = (call.arch, call.nr, call.args)
