@@ -47,9 +47,12 @@ class Verb(click.Command):
     runs_command = False
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse options anywhere before ``--``; without it, `learn`'s command begins at its first word."""
+        """Parse options anywhere before ``--``; without it, they end where the command begins."""
         if self.runs_command and "--" not in args and not any(a.startswith("--from-") for a in args):
-            ctx.allow_interspersed_args = not self._begins_with_command()
+            if self._begins_with_command():
+                ctx.allow_interspersed_args = False
+            else:
+                args = self._with_command_apart(args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -57,6 +60,29 @@ class Verb(click.Command):
         if self.runs_command:
             output_of(ctx).failure_status = exits.NOT_RUN
         return super().invoke(ctx)
+
+    def _with_command_apart(self, args: list[str]) -> list[str]:
+        # The profile, then options, then the command: its words are its own, even those that look like ours.
+        # `enforce P.yaml ./prog --complain` must not let everything pass.
+        options = {
+            name: param
+            for param in self.params
+            if isinstance(param, click.Option)
+            for name in (*param.opts, *param.secondary_opts)
+        }
+        at, has_profile = 0, False
+        while at < len(args):
+            word = args[at]
+            if word[:1] == "-" and word != "-":
+                option = options.get(word)
+                if option is not None and not option.is_flag and not option.count:
+                    at += option.nargs
+            elif has_profile:
+                return [*args[:at], "--", *args[at:]]
+            else:
+                has_profile = True
+            at += 1
+        return args
 
     def _begins_with_command(self) -> bool:
         first = next((p for p in self.params if isinstance(p, click.Argument)), None)
