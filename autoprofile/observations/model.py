@@ -93,7 +93,8 @@ class LossLedger:
     ``missed_fork``: a process ran unwatched; ``unresolved_nr``: a number could not be read;
     ``unknown_arch``: calls of an arch without signatures (their arguments are not kept);
     ``tracee_lost``: a thread vanished from under the tracer; ``interrupted``: the user stopped the run early;
-    ``log_incomplete``: lines of a log that could not be understood.
+    ``log_incomplete``: lines of a log that could not be understood; ``own_filter``: a seccomp filter of the
+    program's own hides from ``notify`` what it refuses.
     """
 
     __slots__ = ("details", "entries")

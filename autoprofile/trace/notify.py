@@ -1,7 +1,8 @@
 """The notify source: every syscall handed to us by seccomp (USER_NOTIF), recorded, and let continue.
 
 Unprivileged, Linux 5.5 or newer; sees each call of the program and its descendants from the first instruction
-after exec to the last exit, with raw arguments and the arch of the call, but not what calls return.
+after exec to the last exit, with raw arguments and the arch of the call, but not what calls return, nor calls
+that a filter of the program's own refuses (in the ledger as ``own_filter``).
 narrows: should the tool be killed while it learns, the program's further calls fail with ENOSYS.
 """
 
@@ -33,7 +34,7 @@ from autoprofile.trace.source import Progress, RunResult
 from autoprofile.trace.status import shell_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from autoprofile.observations import Trace
     from autoprofile.trace.filtered import Running
@@ -52,6 +53,7 @@ _CODE: Final = 2
 _ARGS: Final = 4
 
 _U32: Final = 0xFFFFFFFF
+_PR_SET_SECCOMP: Final = 22  # include/uapi/linux/prctl.h
 _CACHED_TUPLES: Final = (
     4096  # raw argument tuples kept per call: garbage in upper halves must not fill memory
 )
@@ -142,7 +144,7 @@ class _Run:
         while True:
             notification[:] = zeros  # the kernel insists
             try:
-                receive(listener, recv_code, notification, True)
+                receive(listener, recv_code, notification)
             except OSError as error:
                 if self._is_over(error):
                     break
@@ -155,7 +157,7 @@ class _Run:
                 continue
             answer_words[_ID] = words[_ID]
             try:
-                send(listener, send_code, answer, True)
+                send(listener, send_code, answer)
             except OSError as error:
                 _check_unanswered(error)
                 continue
@@ -180,7 +182,7 @@ class _Run:
         """Return what was recorded."""
         if self.running.signals.interrupts:
             self._recorder.ledger.add("interrupted", detail="Ctrl-C during the run")
-        return self._recorder.finish(
+        trace = self._recorder.finish(
             TraceMeta(
                 backend="notify",
                 argv=command.argv,
@@ -192,6 +194,11 @@ class _Run:
                 libraries=self._processes.libraries,
             )
         )
+        for seen in trace.observations:
+            if _installs_a_filter(syscall_name(seen.arch, seen.nr), seen.args):
+                detail = f"{seen.program.path} filters itself: calls its own filter refuses were not seen"
+                trace.ledger.add("own_filter", seen.count, detail)
+        return trace
 
     def close(self) -> None:
         """Close what the run held open; programs that still run are killed, for they could not go on."""
@@ -242,7 +249,7 @@ class _Run:
             poller.poll(0)
         )  # POLLHUP: no user of the filter is left; else a caller died before we looked
 
-    def _poll_and_receive(self, listener: int, request: int, buffer: bytearray, mutate: bool) -> int:
+    def _poll_and_receive(self, listener: int, request: int, buffer: bytearray) -> int:
         child = self.running.child
         poller = select.poll()
         poller.register(listener, select.POLLIN)
@@ -250,7 +257,7 @@ class _Run:
             poller.register(child.pidfd, select.POLLIN)
         events = dict(poller.poll())
         if events.get(listener, 0) & select.POLLIN:
-            return int(fcntl.ioctl(listener, request, buffer, mutate))
+            return int(fcntl.ioctl(listener, request, buffer))
         raise OSError(errno.ENOENT if listener in events else errno.EINTR, "nothing to receive")
 
     def _refresh_progress(self, ts_ns: int) -> int:
@@ -278,6 +285,15 @@ class _Run:
         # While the program runs, Ctrl-C has reached it from the terminal. What it left behind has not heard.
         if self._has_root_ended():
             self._processes.send_signal(signal.SIGTERM)
+
+
+def _installs_a_filter(name: str | None, args: Sequence[int | None]) -> bool:
+    # The kernel runs all filters and takes the severest answer: what the program's own refuses (ERRNO, TRAP,
+    # KILL) never comes to us, and would later be killed by a profile that does not know it. The other
+    # sources see calls before any filter, or refusals beside them.
+    return (name == "seccomp" and args[0] == seccomp.SECCOMP_SET_MODE_FILTER) or (
+        name == "prctl" and args[0] == _PR_SET_SECCOMP
+    )
 
 
 def _remember(cells: dict[Any, Any], key: Any, cell: Any) -> None:
