@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 
 from autoprofile.abi.families import ENOSYS_FALLBACK
 from autoprofile.abi.risk import syscall_risk
-from autoprofile.abi.syscalls import syscall_table
+from autoprofile.abi.syscalls import syscall_nr, syscall_table
 from autoprofile.learn.risks import conditions
 from autoprofile.learn.strict import arch_limit
 from autoprofile.profile.action import Action
-from autoprofile.profile.arg import ANY
+from autoprofile.profile.arg import ANY, Arg
 from autoprofile.profile.rule import Evidence, SeccompRule
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from autoprofile.learn.calls import CallGroup
+    from autoprofile.profile.rule import Args
 
 __all__ = ["DEFAULTS", "deny_rules", "rules_of_mode"]
 
@@ -30,6 +31,16 @@ DEFAULTS: Mapping[str, Action] = {
     "hybrid": Action.NOTIFY,
 }
 """The default action of each mode, unless another is asked for."""
+
+_HIDING: Mapping[str, tuple[str, Args]] = {
+    "clone3": ("clone", ANY),
+    "mmap": ("mmap2", ANY),  # i386's first one; where mmap takes registers, there is no mmap2
+    "socketcall": ("socket", (Arg(0, "eq", 1),)),  # SYS_SOCKET (include/uapi/linux/net.h)
+}
+"""Calls that do what a sibling does, with arguments that no filter sees, and which of their calls that are.
+
+With ENOSYS libc takes the sibling.
+"""
 
 
 def rules_of_mode(
@@ -84,4 +95,20 @@ def deny_rules(groups: Sequence[CallGroup], arches: Sequence[str]) -> list[Secco
                     SeccompRule(name, Action.errno("EPERM"), args, limit, Evidence(reason=reason))
                     for args in condition.comparators()
                 ]
+        rules += _hidden_rules(arch, limit, by_call, {r.syscall for r in rules if r.arch == limit})
+    return rules
+
+
+def _hidden_rules(
+    arch: str,
+    limit: tuple[str, ...] | None,
+    by_call: Mapping[tuple[str, str], CallGroup],
+    denied: Collection[str | int],
+) -> list[SeccompRule]:
+    # What is denied of a call by its arguments is not denied while a sibling takes them behind a pointer.
+    rules = []
+    for name, (sibling, args) in _HIDING.items():
+        if sibling in denied and syscall_nr(arch, name) is not None and (arch, name) not in by_call:
+            reason = f"not seen: {sibling} is denied by its arguments, and here they lie behind a pointer"
+            rules.append(SeccompRule(name, Action.errno("ENOSYS"), args, limit, Evidence(reason=reason)))
     return rules

@@ -48,7 +48,7 @@ def clone_bypass(profile: Profile) -> Iterator[Finding]:
     """`clone` is refused a namespace flag that `clone3` (flags behind a pointer) or `unshare` grants."""
     for arch in profile.arch:
         at = _first_at(arch, "clone", "clone_flags", "flags")
-        if at is None or not permitting(profile, arch, "clone"):
+        if at is None or not allowed(profile, arch, "clone"):
             continue
         refused = {n: b for n, b in _NAMESPACES.items() if not allowed(profile, arch, "clone", {at: (b, b)})}
         if not refused:
@@ -88,7 +88,6 @@ def write_execute_bypass(profile: Profile) -> Iterator[Finding]:
             both = _PROT_WRITE | _PROT_EXEC
             if (
                 at is None
-                or not permitting(profile, arch, name)
                 or not allowed(profile, arch, name, {at: (_PROT_WRITE, _PROT_WRITE)})
                 or allowed(profile, arch, name, {at: (both, both)})
             ):
