@@ -142,12 +142,14 @@ struct pt_regs {
 HASH_MAP(threads, __u32, struct thread, 16384, 0);
 HASH_MAP(processes, __u32, struct process, 8192, 0);
 HASH_MAP(cells, struct cell_key, struct cell, 32768, 0);
+HASH_MAP(plain, __u64, struct cell, 8192, 0);
 HASH_MAP(files, struct file_key, __u32, 4096, 0);
 HASH_MAP(seen, struct seen_key, __u8, 1048576, BPF_F_NO_PREALLOC);
 SINGLE(layouts, struct layouts);
 SINGLE(configs, struct config);
 SINGLE(totals, struct totals);
 SINGLE(blank, struct process);
+SINGLE(nobody, struct thread);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -337,19 +339,45 @@ int sys_enter(__u64 *ctx)
 {
 	struct pt_regs *regs = (void *)ctx[0];
 	__u32 nr = ctx[1];
-	__u64 pid_tgid = bpf_get_current_pid_tgid();
-	__u32 tid = pid_tgid;
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u32 tid = task->pid;
 	struct thread *thread = LOOKUP(threads, &tid);
+	__u64 pid_tgid;
 	__u32 arch;
 
+	pid_tgid = (__u64)task->tgid << 32 | tid;
 	if (!thread) {
 		thread = adopt_caller(pid_tgid);
 		if (!thread)
 			return 0;
 	}
-	arch = arch_of(bpf_get_current_task_btf(), nr);
+	arch = arch_of(task, nr);
 	READ_ARGS(args, regs, arch)
 	on_enter(thread, pid_tgid, arch, nr, args);
+	return 0;
+}
+
+/* Instead of the two others, where only the calls are wanted: half the cost. */
+SEC("tp_btf/sys_enter")
+int sys_enter_only(__u64 *ctx)
+{
+	struct pt_regs *regs = (void *)ctx[0];
+	__u32 nr = ctx[1];
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u32 tid = task->pid;
+	struct thread *thread = LOOKUP(threads, &tid);
+	__u64 pid_tgid;
+	__u32 arch;
+
+	pid_tgid = (__u64)task->tgid << 32 | tid;
+	if (!thread) {
+		thread = adopt_caller(pid_tgid);
+		if (!thread)
+			return 0;
+	}
+	arch = arch_of(task, nr);
+	READ_ARGS(args, regs, arch)
+	on_enter_only(thread, pid_tgid, arch, nr, args);
 	return 0;
 }
 
@@ -358,15 +386,15 @@ int sys_exit(__u64 *ctx)
 {
 	struct pt_regs *regs = (void *)ctx[0];
 	__s64 ret = ctx[1];
-	__u64 pid_tgid = bpf_get_current_pid_tgid();
-	__u32 tid = pid_tgid;
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u32 tid = task->pid;
 	struct thread *thread = LOOKUP(threads, &tid);
-	struct task_struct *task;
+	__u64 pid_tgid;
 	__u32 arch, nr;
 
 	if (!thread)
 		return 0;
-	task = bpf_get_current_task_btf();
+	pid_tgid = (__u64)task->tgid << 32 | tid;
 	nr = regs->orig_ax;
 	arch = arch_of(task, nr);
 	READ_ARGS(args, regs, arch)

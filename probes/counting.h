@@ -54,58 +54,114 @@ static __always_inline void note_process(struct thread *thread, struct cell *cel
 	}
 }
 
-static __noinline struct cell *new_cell(struct thread *thread)
+static __noinline struct cell *new_cell(struct slot *slot)
 {
 	struct totals *all = totals_of();
 	struct cell fresh = {};
 	struct cell *cell;
 
-	if (!thread || !all)
+	if (!slot || !all)
 		return 0;
-	fresh.first_ns = thread->entered_ns;
+	fresh.first_ns = slot->first_ns;
 	fresh.last_return = RETURN_UNSEEN;
 	fresh.id = FETCH_ADD(&all->next_cell, 1);
 	/* Two threads may make the same cell at once: the second finds the first one's. */
-	INSERT(cells, &thread->key, &fresh);
-	cell = LOOKUP(cells, &thread->key);
+	if (slot->is_plain) {
+		INSERT(plain, &slot->key, &fresh);
+		cell = LOOKUP(plain, &slot->key);
+	} else {
+		INSERT(cells, &slot->key, &fresh);
+		cell = LOOKUP(cells, &slot->key);
+	}
 	if (!cell)
-		ADD(&all->cells_full, 1);
+		ADD(&all->cells_full, slot->count);
 	return cell;
 }
 
-static __always_inline void count_return(struct cell *cell, __s64 ret)
+/* Put what a thread has counted for itself where it is counted for all, and empty the slot. */
+static __noinline int flush(struct thread *thread, struct slot *slot)
+{
+	struct cell *cell;
+	__u32 id;
+
+	if (!thread || !slot || !slot->count)
+		return 0;
+	/* A short key is hashed in half the time, and most calls have one. */
+	cell = slot->is_plain ? LOOKUP(plain, &slot->key) : LOOKUP(cells, &slot->key);
+	if (!cell)
+		cell = new_cell(slot);
+	if (cell) {
+		ADD(&cell->count, slot->count);
+		if (slot->ok)
+			ADD(&cell->ok, slot->ok);
+		if (slot->failed)
+			ADD(&cell->failed, slot->failed);
+		if (slot->refused)
+			ADD(&cell->refused, slot->refused);
+		if (slot->last_ns >= cell->last_ns) {
+			cell->last_ns = slot->last_ns;
+			if (slot->last_return != RETURN_UNSEEN)
+				cell->last_return = slot->last_return;
+		} else if (cell->last_return == RETURN_UNSEEN) {
+			cell->last_return = slot->last_return;
+		}
+		if (slot->first_ns < cell->first_ns)
+			cell->first_ns = slot->first_ns;
+		id = cell->id;
+		if (id >= THREAD_CELLS ||
+		    !(thread->cells[(id / 64) & (THREAD_CELLS / 64 - 1)] & (1ULL << (id & 63))))
+			note_process(thread, cell);
+	}
+	slot->count = 0;
+	return 0;
+}
+
+static __always_inline void count_return(struct slot *slot, __s64 ret)
 {
 	if (ret >= 0 || ret < -MAX_ERRNO) {
-		ADD(&cell->ok, 1);
-		cell->last_return = 0;
+		slot->ok++;
+		slot->last_return = 0;
 	} else {
 		/* ERESTARTSYS … ERESTART_RESTARTBLOCK: neither success nor failure (include/linux/errno.h). */
 		if (ret != -512 && ret != -513 && ret != -514 && ret != -516)
-			ADD(&cell->failed, 1);
-		cell->last_return = -ret;
+			slot->failed++;
+		slot->last_return = -ret;
 	}
 }
 
-static __always_inline struct cell *count_call(struct thread *thread)
+static __always_inline int is_same(const struct cell_key *a, const struct cell_key *b, __u32 is_plain)
 {
-	struct cell *cell = LOOKUP(cells, &thread->key);
-	__u64 at = thread->entered_ns;
-	__u32 id;
+	if (a->program_arch != b->program_arch || a->nr != b->nr)
+		return 0;
+	/* Whether it is plain follows from the call: it is for both. */
+	return is_plain ||
+	       (a->args[0] == b->args[0] && a->args[1] == b->args[1] && a->args[2] == b->args[2] &&
+		a->args[3] == b->args[3] && a->args[4] == b->args[4] && a->args[5] == b->args[5]);
+}
 
-	if (!cell) {
-		cell = new_cell(thread);
-		if (!cell)
-			return 0;
+/* Count the call whose key the thread holds. Programs repeat themselves: mostly its slot is the right one, and no map
+ * is asked. Every call the kernel makes costs twice on processors with return mitigations.
+ */
+static __always_inline struct slot *count_call(struct thread *thread)
+{
+	__u32 is_plain = thread->flags & THREAD_PLAIN, at = thread->key.nr;
+	struct slot *slot;
+
+	if (!is_plain)
+		at += thread->key.args[0] + thread->key.args[1] + thread->key.args[2];
+	at = (at ^ at >> 2 ^ at >> 4) & (SLOTS - 1);
+	slot = &thread->slots[at];
+	if (!slot->count || !is_same(&slot->key, &thread->key, is_plain)) {
+		flush(thread, slot);
+		slot->key = thread->key;
+		slot->is_plain = is_plain;
+		slot->first_ns = thread->entered_ns;
+		slot->ok = slot->failed = slot->refused = 0;
+		slot->last_return = RETURN_UNSEEN;
 	}
-	ADD(&cell->count, 1);
-	if (at > cell->last_ns)
-		cell->last_ns = at;
-	if (at < cell->first_ns)
-		cell->first_ns = at;
-	id = cell->id;
-	if (id >= THREAD_CELLS || !(thread->cells[(id / 64) & (THREAD_CELLS / 64 - 1)] & (1ULL << (id & 63))))
-		note_process(thread, cell);
-	return cell;
+	slot->count++;
+	slot->last_ns = thread->entered_ns;
+	return slot;
 }
 
 /* The thread runs for the first time since its birth; only now its process id can be told. */
@@ -160,7 +216,18 @@ static __noinline int drop_unread(struct thread *thread, __u32 number, const __u
 	return 0;
 }
 
-/* Put the constrained arguments of a call into the thread's key; what is unconstrained is 0. */
+/* Reading the clock costs a third of what counting does: once a tick is enough for "first" and "last". */
+static __always_inline void note_time(struct thread *thread)
+{
+	__u64 tick = bpf_jiffies64();
+
+	if (tick != thread->tick) {
+		thread->tick = tick;
+		thread->entered_ns = bpf_ktime_get_ns();
+	}
+}
+
+/* Begin a call: put its constrained arguments into the thread's key; what is unconstrained is 0. */
 static __always_inline __u32 make_key(struct thread *thread, __u32 arch, __u32 nr, const __u64 *args)
 {
 	__u32 zero = 0, layout = 0, plain = nr;
@@ -174,6 +241,7 @@ static __always_inline __u32 make_key(struct thread *thread, __u32 arch, __u32 n
 		if (table && plain < ARCHES * LAYOUT_NRS)
 			layout = table->of[plain];
 	}
+	note_time(thread);
 	thread->key.program_arch = thread->program << 2 | arch;
 	thread->key.nr = nr;
 #define PUT(i)                                                                                                \
@@ -181,17 +249,13 @@ static __always_inline __u32 make_key(struct thread *thread, __u32 arch, __u32 n
 		__u32 how = layout >> (2 * i) & 3;                                                            \
 		thread->key.args[i] = how == ARG_NONE ? 0 : how == ARG_32 ? (__u32)args[i] : args[i];          \
 	}
-	if (layout & 0xfff) {
+	if (!(layout & 0xfff)) {
+		thread->flags = THREAD_IN_CALL | THREAD_PLAIN;
+	} else {
+		thread->flags = THREAD_IN_CALL;
 		PUT(0) PUT(1) PUT(2) PUT(3) PUT(4) PUT(5)
 		if (layout >> LAYOUT_CONDITION)
 			drop_unread(thread, (layout >> LAYOUT_CONDITION) - 1, args);
-	} else {
-		thread->key.args[0] = 0;
-		thread->key.args[1] = 0;
-		thread->key.args[2] = 0;
-		thread->key.args[3] = 0;
-		thread->key.args[4] = 0;
-		thread->key.args[5] = 0;
 	}
 #undef PUT
 	return layout;
@@ -207,11 +271,22 @@ static __always_inline void on_enter(struct thread *thread, __u64 pid_tgid, __u3
 		else
 			count_call(thread); /* it never returned */
 	}
-	thread->entered_ns = bpf_ktime_get_ns();
 	layout = make_key(thread, arch, nr, args);
-	thread->flags = THREAD_IN_CALL;
 	if (layout & LAYOUT_MAPS_FILE && args[2] & PROT_EXEC)
-		thread->flags = THREAD_IN_CALL | THREAD_MAPS_CODE;
+		thread->flags |= THREAD_MAPS_CODE;
+}
+
+/* Count a call as it begins, for loads without sys_exit: what calls return is not seen, nor is what seccomp
+ * refuses.
+ */
+static __always_inline void on_enter_only(struct thread *thread, __u64 pid_tgid, __u32 arch, __u32 nr,
+					  const __u64 *args)
+{
+	if (thread->flags & THREAD_NEWBORN)
+		born(thread, (__u32)pid_tgid, pid_tgid >> 32);
+	make_key(thread, arch, nr, args);
+	thread->flags &= THREAD_PLAIN;
+	count_call(thread);
 }
 
 /* Count the call that ends here; 1 when it did not pass sys_enter, for then seccomp answered it. */
@@ -219,7 +294,7 @@ static __always_inline int on_exit(struct thread *thread, __u64 pid_tgid, __u32 
 				   __s64 ret)
 {
 	__u32 flags = thread->flags;
-	struct cell *cell;
+	struct slot *slot;
 	int refused = 0;
 
 	if (!(flags & THREAD_IN_CALL)) {
@@ -228,17 +303,14 @@ static __always_inline int on_exit(struct thread *thread, __u64 pid_tgid, __u32 
 		thread->flags = 0;
 		if (flags & THREAD_SKIP_EXIT)
 			return 0;
-		thread->entered_ns = bpf_ktime_get_ns();
 		make_key(thread, arch, nr, args);
 		refused = 1;
 	}
-	thread->flags = 0;
-	cell = count_call(thread);
-	if (!cell)
-		return 0;
-	count_return(cell, arch == ARCH_I386 ? (__s32)ret : ret);
+	thread->flags &= THREAD_PLAIN;
+	slot = count_call(thread);
+	count_return(slot, arch == ARCH_I386 ? (__s32)ret : ret);
 	if (refused)
-		ADD(&cell->refused, 1);
+		slot->refused++;
 	return refused;
 }
 
@@ -259,8 +331,11 @@ static __always_inline void on_fork(__u32 parent_tid, __u32 child_tid)
 	if (!child)
 		return;
 	child->flags = THREAD_NEWBORN | THREAD_SKIP_EXIT;
+	child->tick = 0;
 	for (int i = 0; i < THREAD_CELLS / 64; i++)
 		child->cells[i] = 0;
+	for (int i = 0; i < SLOTS; i++)
+		child->slots[i].count = 0;
 	ADD(&all->live, 1);
 }
 
@@ -282,32 +357,44 @@ static __always_inline void on_exec(__u32 tid, __u32 old_tid, __u32 program)
 		thread->program = program;
 }
 
+static __noinline struct thread *new_member(__u32 tid)
+{
+	struct totals *all = totals_of();
+	__u32 zero = 0;
+	struct thread *thread = LOOKUP(nobody, &zero); /* it does not fit on the stack */
+
+	if (!all || !thread)
+		return 0;
+	if (INSERT(threads, &tid, thread) == 0)
+		ADD(&all->live, 1);
+	thread = LOOKUP(threads, &tid);
+	if (!thread) {
+		ADD(&all->threads_full, 1);
+		return 0;
+	}
+	thread->flags = THREAD_NEWBORN | THREAD_SKIP_EXIT;
+	return thread;
+}
+
 /* Make a thread a member from here on; a process's first one brings the process with it. */
 static __noinline int adopt(__u32 tid, __u32 tgid)
 {
-	struct totals *all = totals_of();
-	struct thread fresh = { .flags = THREAD_NEWBORN | THREAD_SKIP_EXIT };
-	struct thread *leader;
+	struct thread *leader, *thread;
 
-	if (!all)
+	if (tid == tgid) {
+		new_member(tid);
 		return 0;
-	if (tid != tgid) {
-		leader = LOOKUP(threads, &tgid);
-		if (!leader) {
-			if (INSERT(threads, &tgid, &fresh) == 0)
-				ADD(&all->live, 1);
-			leader = LOOKUP(threads, &tgid);
-			if (leader)
-				born(leader, tgid, tgid);
-		}
-		if (leader)
-			fresh.process = leader->process;
 	}
-	if (INSERT(threads, &tid, &fresh) == 0)
-		ADD(&all->live, 1);
-	else
-		ADD(&all->threads_full, 1);
-	return 1;
+	leader = LOOKUP(threads, &tgid);
+	if (!leader) {
+		leader = new_member(tgid);
+		if (leader)
+			born(leader, tgid, tgid);
+	}
+	thread = new_member(tid);
+	if (thread && leader)
+		thread->process = leader->process;
+	return 0;
 }
 
 /* Returns 1 when no thread is left. */
@@ -324,6 +411,8 @@ static __always_inline int on_end(__u64 pid_tgid)
 		born(thread, tid, pid_tgid >> 32);
 	if (thread->flags & THREAD_IN_CALL)
 		count_call(thread);
+	for (int i = 0; i < SLOTS; i++)
+		flush(thread, &thread->slots[i]);
 	process_id = thread->process;
 	DELETE(threads, &tid);
 	process = LOOKUP(processes, &process_id);

@@ -28,6 +28,8 @@
 #define THREAD_NEWBORN 4u   /* not seen running yet: a thread of the parent's process, or a process */
 #define THREAD_MAPS_CODE 8u /* in a call that maps a file's instructions */
 
+#define THREAD_PLAIN 16u    /* the call has no constrained arguments: counted in `plain` */
+
 #define THREAD_CELLS 1024  /* cells a thread remembers having counted for its process */
 #define PROCESS_CELLS 4096 /* cells a process remembers; beyond, `seen` does */
 
@@ -57,6 +59,7 @@ struct config {
 	__u32 own_tgid; /* the tool itself is never adopted */
 };
 
+/* The map `plain` is keyed by the first eight bytes alone. */
 struct cell_key {
 	__u32 program_arch; /* program << 2 | arch */
 	__u32 nr;
@@ -65,7 +68,7 @@ struct cell_key {
 
 struct cell {
 	__u64 count;
-	__u64 first_ns; /* CLOCK_MONOTONIC, at entry */
+	__u64 first_ns; /* CLOCK_MONOTONIC at entry, to the kernel's tick */
 	__u64 last_ns;
 	__u64 ok;
 	__u64 failed;
@@ -76,14 +79,30 @@ struct cell {
 };
 #define RETURN_UNSEEN (-1)
 
+/* Calls of one key that a thread has counted for itself; only the thread touches it, so without atomics. */
+struct slot {
+	struct cell_key key;
+	__u64 count; /* 0: empty */
+	__u64 first_ns;
+	__u64 last_ns;
+	__u64 ok;
+	__u64 failed;
+	__u64 refused;
+	__s64 last_return;
+	__u64 is_plain;
+};
+#define SLOTS 4
+
 struct thread {
 	struct cell_key key;
 	__u64 entered_ns;
+	__u64 tick; /* jiffies when entered_ns was read */
 	__u32 program;
 	__u32 process;
 	__u32 flags;
 	__u32 reserved;
 	__u64 cells[THREAD_CELLS / 64];
+	struct slot slots[SLOTS];
 };
 
 struct process {

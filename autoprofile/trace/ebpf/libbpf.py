@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from autoprofile.errors import MachineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 __all__ = ["BpfMap", "BpfObject", "EventRing", "has_libbpf", "probe_bpf"]
 
@@ -48,6 +48,8 @@ def _bpf() -> Any:
             ("bpf_object__find_map_by_name", pointer, (pointer, ctypes.c_char_p)),
             ("bpf_object__next_program", pointer, (pointer, pointer)),
             ("bpf_program__attach", pointer, (pointer,)),
+            ("bpf_program__autoload", ctypes.c_bool, (pointer,)),
+            ("bpf_program__set_autoload", integer, (pointer, ctypes.c_bool)),
             ("bpf_program__name", ctypes.c_char_p, (pointer,)),
             ("bpf_link__destroy", integer, (pointer,)),
             ("bpf_map__fd", integer, (pointer,)),
@@ -230,13 +232,18 @@ class BpfObject:
         image: the ELF file.
         sizes: map -> bytes of key and value; an object with others was built from other sources.
         entries: map -> entries, where not those the object says.
+        without: programs that are not loaded.
 
     Raises:
         MachineError: no libbpf, no privilege, or a kernel that refuses the programs.
     """
 
     def __init__(
-        self, image: bytes, sizes: Mapping[str, tuple[int, int]], entries: Mapping[str, int] | None = None
+        self,
+        image: bytes,
+        sizes: Mapping[str, tuple[int, int]],
+        entries: Mapping[str, int] | None = None,
+        without: Collection[str] = (),
     ) -> None:
         bpf = _bpf()
         self._links: list[int] = []
@@ -248,6 +255,9 @@ class BpfObject:
             for name, number in (entries or {}).items():
                 if bpf.bpf_map__set_max_entries(self._find(name), number) != 0:
                     raise _fail(f"map {name} cannot have {number} entries")
+            for program in self._programs():
+                wanted = bpf.bpf_program__name(program).decode() not in without
+                bpf.bpf_program__set_autoload(program, wanted)
             if (result := bpf.bpf_object__load(self._object)) != 0:
                 raise _fail("the probes cannot be loaded", -result)
             for name, size in {**sizes, "events": (0, 0)}.items():
@@ -265,8 +275,10 @@ class BpfObject:
 
     def attach(self) -> None:
         """Attach every program."""
-        bpf, program = _bpf(), None
-        while program := bpf.bpf_object__next_program(self._object, program):
+        bpf = _bpf()
+        for program in self._programs():
+            if not bpf.bpf_program__autoload(program):
+                continue
             link = bpf.bpf_program__attach(program)
             if not link:
                 name = bpf.bpf_program__name(program).decode()
@@ -285,6 +297,11 @@ class BpfObject:
         if self._object:
             _bpf().bpf_object__close(self._object)
             self._object = None
+
+    def _programs(self) -> Iterator[int]:
+        program = None
+        while program := _bpf().bpf_object__next_program(self._object, program):
+            yield program
 
     def _find(self, name: str) -> int:
         found = _bpf().bpf_object__find_map_by_name(self._object, name.encode())

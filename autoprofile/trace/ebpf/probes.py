@@ -23,12 +23,14 @@ from autoprofile.trace.ebpf.records import (
     RETURN_UNSEEN,
     SIZES,
     THREAD_IN_CALL,
+    THREAD_PLAIN,
     THREAD_SKIP_EXIT,
     Cell,
     Config,
     Event,
     Process,
     SeenKey,
+    Slot,
     Thread,
     Totals,
     call_tables,
@@ -43,7 +45,12 @@ __all__ = ["BTF", "Probes", "is_ready", "lacks"]
 
 BTF: Final = "/sys/kernel/btf/vmlinux"
 _ZERO: Final = bytes(4)
+_CELL_BYTES: Final = ctypes.sizeof(Cell)
+_THREAD_BYTES: Final = ctypes.sizeof(Thread)
 _FIRST_PID_SPACE: Final = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
+
+_BOTH_ENDS: Final = ("sys_enter", "sys_exit")
+_ONLY_ENTRY: Final = ("sys_enter_only",)
 
 # Ids given here, not by the probes, for what ran before they did.
 _SEEDED_FILE: Final = 1 << 28
@@ -92,17 +99,19 @@ class Probes:
 
     Args:
         entries: map -> entries, where the usual number does not fit.
+        returns: see what calls return, and which ones seccomp refuses; costs as much again as the counting.
 
     Raises:
         MachineError: no root, no BTF, no libbpf, or a kernel that refuses them.
     """
 
-    def __init__(self, entries: Mapping[str, int] | None = None) -> None:
+    def __init__(self, entries: Mapping[str, int] | None = None, *, returns: bool = True) -> None:
         if (why := lacks()) is not None:
             raise MachineError(why[0], hint=why[1])
         image = (package_files(__package__) / "data" / "autoprofile.bpf.o").read_bytes()
         self.files = Files()
-        self._object = BpfObject(image, SIZES, entries)
+        without = _ONLY_ENTRY if returns else _BOTH_ENDS
+        self._object = BpfObject(image, SIZES, entries, without)
         self._ring: EventRing | None = None
         self._seeded_threads = 0
         self._seeded_processes: dict[int, int] = {}
@@ -197,32 +206,57 @@ class Probes:
         """Return the counters of the probes."""
         return Totals.from_buffer_copy(self._maps["totals"].get(_ZERO) or bytes(ctypes.sizeof(Totals)))
 
-    def counts(self) -> list[Count]:
-        """Return everything counted so far; calls that have not ended are not in it."""
-        return counts_from_maps(*self._maps["cells"].items())
+    def counts(self, *, with_pending: bool = False) -> list[Count]:
+        """Return everything counted so far.
 
-    def pending_counts(self) -> list[Count]:
-        """Return the calls that members are in, as counts of one each; for after `detach`."""
+        While the probes are attached, a count that a thread is just handing over may be missed or be there
+        twice; after `detach` it is exact.
+
+        Args:
+            with_pending: count the calls that have not ended, too.
+        """
+        # A key of `plain` is the beginning of one of `cells`.
         keys, cells, number = self._maps["cells"].items()
+        short, plain, more = self._maps["plain"].items()
+        rest = bytes(KEY_BYTES - 8)
+        keys += b"".join(short[i : i + 8] + rest for i in range(0, 8 * more, 8))
+        cells, number = cells + plain, number + more
         ids = {
-            keys[i * KEY_BYTES : (i + 1) * KEY_BYTES]: Cell.from_buffer_copy(
-                cells, i * ctypes.sizeof(Cell)
-            ).id
+            keys[i * KEY_BYTES : (i + 1) * KEY_BYTES]: Cell.from_buffer_copy(cells, i * _CELL_BYTES).id
             for i in range(number)
         }
+        return counts_from_maps(keys, cells, number) + self._counts_of_threads(ids, with_pending)
+
+    def _counts_of_threads(self, ids: Mapping[bytes, int], with_pending: bool) -> list[Count]:
         counts: list[Count] = []
-        new: set[tuple[int, bytes]] = set()
-        for tid in self._maps["threads"].keys():  # noqa: SIM118 - a map, not a dict
-            raw = self._maps["threads"].get(tid)
-            thread = Thread.from_buffer_copy(raw) if raw is not None else Thread()
-            if not thread.flags & THREAD_IN_CALL:
-                continue
-            key = bytes(thread.key)
-            is_new = not self._has_counted(thread.process, ids.get(key)) and (thread.process, key) not in new
-            new.add((thread.process, key))
-            at = thread.entered_ns
-            cell = Cell(1, at, at, 0, 0, 0, RETURN_UNSEEN, int(is_new), 0)
-            counts += counts_from_maps(key, bytes(cell), 1)
+        known: set[tuple[int, bytes]] = set()
+        _, threads, number = self._maps["threads"].items()
+        for i in range(number):
+            thread = Thread.from_buffer_copy(threads, i * _THREAD_BYTES)
+            held = [(s.key, s.is_plain, s) for s in thread.slots if s.count]
+            if with_pending and thread.flags & THREAD_IN_CALL:
+                at = thread.entered_ns
+                pending = Slot(thread.key, 1, at, at, 0, 0, 0, RETURN_UNSEEN)
+                held.append((thread.key, thread.flags & THREAD_PLAIN, pending))
+            for cell_key, is_plain, slot in held:
+                key = bytes(cell_key)
+                if is_plain:
+                    key = key[:8] + bytes(KEY_BYTES - 8)
+                mark = (thread.process, key)
+                is_new = mark not in known and not self._has_counted(thread.process, ids.get(key))
+                known.add(mark)
+                cell = Cell(
+                    slot.count,
+                    slot.first_ns,
+                    slot.last_ns,
+                    slot.ok,
+                    slot.failed,
+                    slot.refused,
+                    slot.last_return,
+                    int(is_new),
+                    0,
+                )
+                counts += counts_from_maps(key, bytes(cell), 1)
         return counts
 
     def _has_counted(self, process: int, cell: int | None) -> bool:

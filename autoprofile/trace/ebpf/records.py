@@ -24,6 +24,7 @@ __all__ = [
     "RETURN_UNSEEN",
     "SIZES",
     "THREAD_IN_CALL",
+    "THREAD_PLAIN",
     "THREAD_SKIP_EXIT",
     "Cell",
     "CellKey",
@@ -33,6 +34,7 @@ __all__ = [
     "FileKey",
     "Process",
     "SeenKey",
+    "Slot",
     "Thread",
     "Totals",
     "call_tables",
@@ -48,6 +50,7 @@ CONDITIONS: Final = 64
 CONDITION_VALUES: Final = 32
 THREAD_IN_CALL: Final = 1
 THREAD_SKIP_EXIT: Final = 2
+THREAD_PLAIN: Final = 16
 PROCESS_CELLS: Final = 4096
 RETURN_UNSEEN: Final = -1
 EVENT_FILE, EVENT_END = 1, 2
@@ -113,17 +116,35 @@ class Cell(ctypes.Structure):
     )
 
 
+class Slot(ctypes.Structure):
+    """Calls of one key that a thread has counted for itself."""
+
+    _fields_ = (
+        ("key", CellKey),
+        ("count", ctypes.c_uint64),
+        ("first_ns", ctypes.c_uint64),
+        ("last_ns", ctypes.c_uint64),
+        ("ok", ctypes.c_uint64),
+        ("failed", ctypes.c_uint64),
+        ("refused", ctypes.c_uint64),
+        ("last_return", ctypes.c_int64),
+        ("is_plain", ctypes.c_uint64),
+    )
+
+
 class Thread(ctypes.Structure):
     """A member."""
 
     _fields_ = (
         ("key", CellKey),
         ("entered_ns", ctypes.c_uint64),
+        ("tick", ctypes.c_uint64),
         ("program", ctypes.c_uint32),
         ("process", ctypes.c_uint32),
         ("flags", ctypes.c_uint32),
         ("reserved", ctypes.c_uint32),
         ("cells", ctypes.c_uint64 * 16),
+        ("slots", Slot * 4),
     )
 
 
@@ -197,6 +218,7 @@ SIZES: Final = {
     "threads": (4, ctypes.sizeof(Thread)),
     "processes": (4, ctypes.sizeof(Process)),
     "cells": (KEY_BYTES, ctypes.sizeof(Cell)),
+    "plain": (8, ctypes.sizeof(Cell)),
     "files": (ctypes.sizeof(FileKey), 4),
     "seen": (ctypes.sizeof(SeenKey), 1),
     "layouts": (4, 4 * len(ARCHES) * LAYOUT_NRS),
@@ -204,6 +226,7 @@ SIZES: Final = {
     "configs": (4, ctypes.sizeof(Config)),
     "totals": (4, ctypes.sizeof(Totals)),
     "blank": (4, ctypes.sizeof(Process)),
+    "nobody": (4, ctypes.sizeof(Thread)),
 }
 """Sizes of keys and values by map, which an object must have."""
 

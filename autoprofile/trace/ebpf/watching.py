@@ -150,7 +150,7 @@ class Watch:
         probes = self._attached()
         ledger = LossLedger()
         probes.add_losses(ledger)
-        counts = probes.counts() + (probes.pending_counts() if is_final else [])
+        counts = probes.counts(with_pending=is_final)
         meta = TraceMeta(
             backend="ebpf",
             argv=self.target.argv,
