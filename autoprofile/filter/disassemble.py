@@ -135,8 +135,8 @@ def _meaning(code: int, k: int, state: _State) -> str:
     value = f"{k:#x}"
     if a == "arch":
         value = audit_arch_name(k)
-    elif a == "nr" and code != op.JSET_K and state.token is not None:
-        name = syscall_name(arch_from_audit(state.token, k), k)
+    elif a == "nr" and code != op.JSET_K:
+        name = None if state.token is None else syscall_name(arch_from_audit(state.token, k), k)
         value = f"{name} ({k})" if name else str(k)
     if code == op.JSET_K:
         return f"{a} & {value}"
