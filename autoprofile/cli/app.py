@@ -146,6 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if COMPLETION_VARIABLE in os.environ:
         app.main(prog_name=PROGRAM, complete_var=COMPLETION_VARIABLE)
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _open_closed_streams()
     output = Output()
     try:
         try:
@@ -183,6 +184,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _show_traceback(output)
         return output.failure_status
     return status if isinstance(status, int) else exits.DONE
+
+
+def _open_closed_streams() -> None:
+    # Started with `>&-`, Python has no stream there. The file that takes the descriptor's place keeps our own
+    # files from it; it is close-on-exec, so the command finds its descriptor closed, as it was given to us.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - lives as long as the process
 
 
 def _usage_status(error: click.ClickException, output: Output) -> int:

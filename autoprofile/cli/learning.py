@@ -126,6 +126,7 @@ class Plan:
 
     Raises:
         AutoprofileError: a file exists and may not be replaced, or its directory does not exist.
+        UsageError: both are one file.
     """
 
     def __init__(
@@ -149,6 +150,10 @@ class Plan:
         if trace_file is not None and trace_file.exists() and not force:
             raise AutoprofileError(
                 "the trace exists", where=str(trace_file), hint="--force replaces it, or name another"
+            )
+        if trace_file is not None and trace_file.resolve() == target.resolve():
+            raise UsageError(
+                f"{target} cannot be both the profile and the trace", hint="name another file for one of them"
             )
         for path in (target, trace_file):
             if path is not None and not path.absolute().parent.is_dir():
@@ -174,6 +179,7 @@ class Plan:
             from autoprofile.profile.merge import merge
 
             profile = merge(self._before, profile)
+            self._warn_of_lifted(self._before, profile)
         for note in inference.notes:
             self._output.warn(note)
         failures: list[AutoprofileError] = []
@@ -192,6 +198,16 @@ class Plan:
                 self._output.error(str(other), other.hint)
             raise failures[0]
         self._summarise(profile, trace)
+
+    def _warn_of_lifted(self, before: Profile, merged: Profile) -> None:
+        # A refusal is a person's decision more often than not: it never goes in silence.
+        left = set(merged.rules)
+        lifted = {str(r.syscall) for r in before.rules if r.action.is_refusing and r not in left}
+        if lifted:
+            self._output.warn(
+                f"what was seen lifts refusals of {self._target}, whole or in part:"
+                f" {', '.join(sorted(lifted))}"
+            )
 
     def _rescue(self, profile: Profile, error: AutoprofileError) -> AutoprofileError:
         # The run may have taken hours: keep what it taught in the temporary directory, and say where.

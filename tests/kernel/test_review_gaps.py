@@ -98,3 +98,46 @@ def test_an_audit_log_is_not_appended_to_a_profile(profile):
     assert (running.returncode, out) == (125, "")
     assert "no audit log" in errors
     assert profile.read_text() == _DENY_PARENT
+
+
+@pytest.mark.parametrize(("closed", "left"), [(">&-", 5), ("2>&-", 3), ("<&-", 6), ("<&- >&- 2>&-", 0)])
+def test_closed_streams_are_the_commands_as_well(profile, tracee, tmp_path, closed, left):
+    """Started without stdin, stdout or stderr, enforce runs the command, which finds them closed too."""
+    words = [sys.executable, "-m", "autoprofile", "enforce", profile, "--audit", tmp_path / "a", "--"]
+    script = f'exec "$@" {closed}'
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", *map(str, words), tracee("streams")],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 10 + left
+
+
+def learn(*words, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "autoprofile", "learn", "--backend", "notify", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=cwd,
+    )
+
+
+def test_one_file_is_not_both_profile_and_trace(tmp_path):
+    """The trace would replace the profile that was just written; nothing is run."""
+    done = learn("-o", "x", "--trace", "./x", "--", "echo", "ran", cwd=tmp_path)
+    assert (done.returncode, done.stdout, list(tmp_path.iterdir())) == (2, "", [])
+    assert "both" in done.stderr
+
+
+def test_merging_says_which_refusals_it_lifts(tmp_path):
+    """`learn --merge` accepts what it saw, and names the deny rules that give way to it."""
+    (tmp_path / "p.yaml").write_text(
+        "autoprofile: 1\narch: [x86_64]\ndefault: kill\nsyscalls: {write: any}\n"
+        "deny: {getppid: EPERM, ptrace: EPERM}\n"
+    )
+    done = learn("--merge", "-o", "p.yaml", "--", sys.executable, "-c", _CALL, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "ran True\n")
+    assert "lifts refusals of p.yaml, whole or in part: getppid\n" in done.stderr
