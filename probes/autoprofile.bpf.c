@@ -139,10 +139,10 @@ struct pt_regs {
 	} name SEC(".maps")
 
 /* Preallocated where a failed allocation would lose something. */
-HASH_MAP(threads, __u32, struct thread, 16384, 0);
-HASH_MAP(processes, __u32, struct process, 8192, 0);
-HASH_MAP(cells, struct cell_key, struct cell, 32768, 0);
-HASH_MAP(plain, __u64, struct cell, 8192, 0);
+HASH_MAP(threads, __u32, struct thread, 8192, 0);
+HASH_MAP(processes, __u32, struct process, 4096, 0);
+HASH_MAP(cells, struct cell_key, struct cell, 16384, 0);
+HASH_MAP(plain, __u64, struct cell, 4096, 0);
 HASH_MAP(files, struct file_key, __u32, 4096, 0);
 HASH_MAP(seen, struct seen_key, __u8, 1048576, BPF_F_NO_PREALLOC);
 SINGLE(layouts, struct layouts);
@@ -241,9 +241,13 @@ static __noinline int write_path(struct event *event, struct file *file)
 	return 0;
 }
 
-/* The id of a file, told to the loader with its path the first time it is seen. */
-static __noinline __u32 file_id(struct file *file, __u32 tgid, __u32 is_program)
+/* The id of a file, told to the loader with its path the first time it is seen.
+ *
+ * Not static: so the verifier walks it once, not for each state of each caller (a tenth of a second).
+ */
+__noinline __u32 file_id(__u64 address, __u32 tgid, __u32 is_program)
 {
+	struct file *file = (struct file *)address;
 	struct totals *all = totals_of();
 	struct file_key key = {};
 	struct event *event;
@@ -295,7 +299,7 @@ static __noinline int note_library(struct task_struct *task, __u32 fd)
 		return 0;
 	bpf_probe_read_kernel(&file, sizeof(file), slots + fd);
 	if (file)
-		file_id(file, BPF_CORE_READ(task, tgid), 0);
+		file_id((__u64)file, BPF_CORE_READ(task, tgid), 0);
 	return 0;
 }
 
@@ -313,7 +317,7 @@ static __noinline struct thread *adopt_caller(__u64 pid_tgid)
 	if (bpf_get_current_ancestor_cgroup_id(config->cgroup_level) != config->cgroup_id)
 		return 0;
 	task = bpf_get_current_task_btf();
-	file = file_id(BPF_CORE_READ(task, mm, exe_file), tgid, 1);
+	file = file_id((__u64)BPF_CORE_READ(task, mm, exe_file), tgid, 1);
 	adopt(tid, tgid);
 	on_exec(tid, tid, file);
 	return LOOKUP(threads, &tid);
@@ -425,7 +429,7 @@ int sched_process_exec(__u64 *ctx)
 		adopt(tid, tid);
 		old_tid = tid;
 	}
-	on_exec(tid, old_tid, file_id(BPF_CORE_READ(task, mm, exe_file), task->tgid, 1));
+	on_exec(tid, old_tid, file_id((__u64)BPF_CORE_READ(task, mm, exe_file), task->tgid, 1));
 	return 0;
 }
 

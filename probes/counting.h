@@ -78,8 +78,8 @@ static __noinline struct cell *new_cell(struct slot *slot)
 	return cell;
 }
 
-/* Put what a thread has counted for itself where it is counted for all, and empty the slot. */
-static __noinline int flush(struct thread *thread, struct slot *slot)
+/* Put what a thread has counted for itself where it is counted for all, and empty the slot. Not static: verified once. */
+__noinline int flush(struct thread *thread, struct slot *slot)
 {
 	struct cell *cell;
 	__u32 id;

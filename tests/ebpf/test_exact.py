@@ -11,7 +11,9 @@ import pytest
 from autoprofile.abi import display_name
 from autoprofile.observations import Trace
 from autoprofile.trace.ebpf import EbpfSource
+from autoprofile.trace.ebpf.watching import Watch
 from autoprofile.trace.source import Command, source_named
+from autoprofile.trace.targets import pid_target
 
 pytestmark = pytest.mark.ebpf
 
@@ -148,3 +150,20 @@ def test_processes_without_room_for_their_marks_are_still_told_apart(tracee, cap
     (getppid,) = (o for o in result.trace.observations if display_name(o.arch, o.nr) == "getppid")
     assert getppid.processes == 211
     assert result.trace.is_complete
+
+
+def test_counting_at_entry_alone_gives_the_same_counts(tracee):
+    """Without returns, at half the cost, calls and processes are the same; returns are unknown, not zero."""
+    shell = subprocess.Popen(["sh"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    try:
+        with Watch(pid_target(shell.pid), returns=False) as watch:
+            assert shell.stdin is not None
+            shell.stdin.write(f"{tracee('census')} {' '.join(PARTS)}\n")
+            shell.stdin.close()
+            watch.follow(timeout_s=30)
+            trace = watch.trace()
+    finally:
+        shell.kill()
+        shell.wait(timeout=10)
+    assert counted(trace) == truth_of(tracee("census"), *PARTS)
+    assert {(o.ok, o.failed, o.last_return) for o in trace.observations} == {(None, None, None)}

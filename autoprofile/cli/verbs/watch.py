@@ -55,7 +55,7 @@ def command(
         raise click.UsageError("name what to watch: --pid, --cgroup, --container or --unit", ctx)
     refusals = Refusals(read_profile(profile))
     target = chosen.find()
-    with live(target) as watch:
+    with live(target, returns=True) as watch:
 
         def report() -> None:
             for record in refusals.update(watch, watch.counts()):

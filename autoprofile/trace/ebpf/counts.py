@@ -87,7 +87,7 @@ def tally_from_counts(counts: Iterable[Count], processes: int) -> Tally:
 
 
 def observations_from_counts(
-    counts: Iterable[Count], files: Files, start_ns: int, run: int = 0
+    counts: Iterable[Count], files: Files, start_ns: int, run: int = 0, *, returns: bool = True
 ) -> list[Observation]:
     """Return the observations of counted calls.
 
@@ -96,6 +96,7 @@ def observations_from_counts(
         files: the programs their ids stand for; several ids may be one program.
         start_ns: CLOCK_MONOTONIC at the start of the run.
         run: the index of the run.
+        returns: whether the probes saw what calls return.
     """
     merged: dict[tuple[ProgramId, str, int, Args], Count] = {}
     for count in counts:
@@ -124,8 +125,8 @@ def observations_from_counts(
             first_ns=max(0, count.first_ns - start_ns),
             last_ns=max(0, count.last_ns - start_ns),
             processes=count.processes,
-            ok=count.ok,
-            failed=count.failed,
+            ok=count.ok if returns else None,
+            failed=count.failed if returns else None,
             last_return=return_name(count.last_return),
         )
         for (program, arch, nr, args), count in merged.items()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import select
+import threading
 from functools import cache
 from importlib.resources import files as package_files
 from typing import TYPE_CHECKING, Final
@@ -110,8 +111,13 @@ class Probes:
             raise MachineError(why[0], hint=why[1])
         image = (package_files(__package__) / "data" / "autoprofile.bpf.o").read_bytes()
         self.files = Files()
+        self.returns = returns
         without = _ONLY_ENTRY if returns else _BOTH_ENDS
+        # Made while libbpf and the kernel work, which takes longer: somebody waits for the command to start.
+        tables = threading.Thread(target=_tables, name="tables", daemon=True)
+        tables.start()
         self._object = BpfObject(image, SIZES, entries, without)
+        tables.join()
         self._ring: EventRing | None = None
         self._seeded_threads = 0
         self._seeded_processes: dict[int, int] = {}

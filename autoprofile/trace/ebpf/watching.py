@@ -39,15 +39,19 @@ class Watch:
     Args:
         target: whom to watch.
         entries: see `Probes`.
+        returns: see `Probes`; without it the target is slowed down half as much.
 
     Attributes:
         has_ended: whether the target ended by itself.
     """
 
-    def __init__(self, target: Target, entries: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, target: Target, entries: Mapping[str, int] | None = None, *, returns: bool = True
+    ) -> None:
         self.target = target
         self.has_ended = False
         self._entries = entries
+        self._returns = returns
         self._stop = threading.Event()
         self._probes: Probes | None = None
         self._pidfd = -1
@@ -62,7 +66,7 @@ class Watch:
             self._pidfd = kernel.pidfd_open(target.ends_with)
             if target.mount_space is not None and mount_space_of(target.ends_with) != target.mount_space:
                 raise AutoprofileError(f"{target.name} has changed while it was looked up")
-        self._probes = Probes(self._entries)
+        self._probes = Probes(self._entries, returns=self._returns)
         self._probes.files.root_of = target.ends_with
         try:
             if target.cgroup is not None:
@@ -162,7 +166,7 @@ class Watch:
             complete=is_final and self.has_ended and self._seeded == 0,
             libraries=probes.files.libraries,
         )
-        observations = observations_from_counts(counts, probes.files, self._start_ns)
+        observations = observations_from_counts(counts, probes.files, self._start_ns, returns=self._returns)
         return Trace(meta, observations, ledger, probes.processes)
 
     def _seed(self) -> None:
