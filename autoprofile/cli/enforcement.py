@@ -147,7 +147,8 @@ def _handed_over(profile: Profile, *, everything: bool) -> Profile:
     Not handed over is what is refused with ENOSYS by a rule: that is how libc is told to take another way,
     in every run. A supervisor cannot send SIGSYS, so trap stays with the filter unless everything is to
     pass.
-    narrows: where a rule with ENOSYS and one that kills match the same call, the call fails with ENOSYS.
+    A syscall of which some calls are killed for is handed over whole: ENOSYS from the filter would win over
+    the notification, and a call that both rules match would live.
 
     Args:
         profile: what the calls get.
@@ -159,7 +160,14 @@ def _handed_over(profile: Profile, *, everything: bool) -> Profile:
             return Action.NOTIFY
         return action
 
-    rules = tuple(replace(rule, action=handed(rule.action)) for rule in profile.rules)
+    killing = {rule.syscall for rule in profile.rules if rule.action.rank > Action.TRAP.rank}
+
+    def of(rule: SeccompRule) -> Action:
+        if rule.action.kind == "errno" and rule.syscall in killing and not everything:
+            return Action.NOTIFY
+        return handed(rule.action)
+
+    rules = tuple(replace(rule, action=of(rule)) for rule in profile.rules)
     default = profile.default if profile.default == Action.ALLOW else Action.NOTIFY
     mode = "denylist" if default == Action.ALLOW else "allowlist"
     return replace(profile, rules=rules, default=default, mode=mode, bad_arch=Action.NOTIFY)

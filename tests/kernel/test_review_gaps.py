@@ -100,6 +100,20 @@ def test_an_audit_log_is_not_appended_to_a_profile(profile):
     assert profile.read_text() == _DENY_PARENT
 
 
+@pytest.mark.parametrize("audited", [False, True])
+def test_auditing_spares_no_call_that_a_rule_kills_for(profile, tmp_path, audited):
+    """Where a rule with ENOSYS and one that kills match the same call, it is killed for, audited or not."""
+    profile.write_text(
+        _ALLOW_ALL
+        + "deny: {getpriority: [{which: PRIO_PROCESS, action: kill}, {which: any, action: ENOSYS}]}\n"
+    )
+    options = ["--audit", tmp_path / "a"] if audited else []
+    call = "import os; print(os.getpriority(os.PRIO_PROCESS, 0))"
+    running = enforce(profile, *options, "--", sys.executable, "-c", call)
+    out, _ = running.communicate(timeout=60)
+    assert (running.returncode, out) == (137 if audited else 159, "")
+
+
 @pytest.mark.parametrize(("closed", "left"), [(">&-", 5), ("2>&-", 3), ("<&-", 6), ("<&- >&- 2>&-", 0)])
 def test_closed_streams_are_the_commands_as_well(profile, tracee, tmp_path, closed, left):
     """Started without stdin, stdout or stderr, enforce runs the command, which finds them closed too."""
