@@ -233,6 +233,7 @@ class BpfObject:
         sizes: map -> bytes of key and value; an object with others was built from other sources.
         entries: map -> entries, where not those the object says.
         without: programs that are not loaded.
+        has_events: it has a ring buffer named events.
 
     Raises:
         MachineError: no libbpf, no privilege, or a kernel that refuses the programs.
@@ -244,6 +245,8 @@ class BpfObject:
         sizes: Mapping[str, tuple[int, int]],
         entries: Mapping[str, int] | None = None,
         without: Collection[str] = (),
+        *,
+        has_events: bool = True,
     ) -> None:
         bpf = _bpf()
         self._links: list[int] = []
@@ -260,7 +263,7 @@ class BpfObject:
                 bpf.bpf_program__set_autoload(program, wanted)
             if (result := bpf.bpf_object__load(self._object)) != 0:
                 raise _fail("the probes cannot be loaded", -result)
-            for name, size in {**sizes, "events": (0, 0)}.items():
+            for name, size in {**sizes, **({"events": (0, 0)} if has_events else {})}.items():
                 found = self._find(name)
                 has = (bpf.bpf_map__key_size(found), bpf.bpf_map__value_size(found))
                 if has != size:
