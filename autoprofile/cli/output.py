@@ -8,7 +8,6 @@ whether the stream is a terminal.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 from contextlib import suppress
@@ -108,7 +107,7 @@ class Output:
 
         width = TEXT_WIDTH
         if sys.stdout.isatty():
-            width = min(TEXT_WIDTH, shutil.get_terminal_size((TEXT_WIDTH, 24)).columns)
+            width = min(TEXT_WIDTH, _terminal_width())
         return Style(width, self.colours(sys.stdout))
 
     def _say(self, label: str, what: str) -> None:
@@ -124,6 +123,12 @@ class Output:
         with suppress(OSError, ValueError):
             sys.stderr.write(text)
             sys.stderr.flush()
+
+
+def _terminal_width() -> int:
+    import shutil
+
+    return shutil.get_terminal_size((TEXT_WIDTH, 24)).columns
 
 
 class ProgressLine:
@@ -150,7 +155,7 @@ class ProgressLine:
         if now < self._next:
             return
         self._next = now + self.INTERVAL_S
-        columns = shutil.get_terminal_size((TEXT_WIDTH, 24)).columns
+        columns = _terminal_width()
         with suppress(OSError):
             self._stream.write(f"\r\x1b[K{text[: columns - 1]}\r")
             self._stream.flush()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoprofile.atomic import write_atomic
 from autoprofile.errors import AutoprofileError, ProfileError
 from autoprofile.profile.parse import parse_profile
 
@@ -49,6 +48,8 @@ def save_profile(profile: Profile, path: str | os.PathLike[str], *, overwrite: b
             text = edit_profile(_read(path), profile)
         except ProfileError:
             text = profile.dumps()
+    from autoprofile.atomic import write_atomic  # only for writing: enforcing starts quicker without
+
     write_atomic(path, text, overwrite=overwrite)
 
 
