@@ -54,9 +54,8 @@ _ARGS: Final = 4
 
 _U32: Final = 0xFFFFFFFF
 _PR_SET_SECCOMP: Final = 22  # include/uapi/linux/prctl.h
-_CACHED_TUPLES: Final = (
-    4096  # raw argument tuples kept per call: garbage in upper halves must not fill memory
-)
+# Raw argument tuples kept per call and process: garbage in upper halves must not fill the memory.
+_CACHED_TUPLES: Final = 4096
 _PROGRESS_S: Final = 0.25
 
 
@@ -245,9 +244,8 @@ class _Run:
             kernel.fail("ioctl(SECCOMP_IOCTL_NOTIF_RECV)", "receiving a notification", error.errno)
         poller = select.poll()
         poller.register(self._listener, 0)
-        return bool(
-            poller.poll(0)
-        )  # POLLHUP: no user of the filter is left; else a caller died before we looked
+        # POLLHUP: no user of the filter is left; otherwise a caller died before we looked.
+        return bool(poller.poll(0))
 
     def _poll_and_receive(self, listener: int, request: int, buffer: bytearray) -> int:
         child = self.running.child
