@@ -188,8 +188,9 @@ def _partition(weighted: Weighted, word: Word) -> tuple[list[Item], dict[Decisio
     lows = sorted(edges)
     items: list[Item] = []
     sums: dict[Decision, Weighted] = {}
+    sizes = _sizes(weighted, word)
     for low, high in zip(lows, [e - 1 for e in lows[1:]] + [_U32], strict=True):
-        left = _given_range(weighted, word, low, high)
+        left = _given_range(weighted, word, low, high, sizes)
         old = sums.get(left.decision)
         if old is not None:
             added = tuple(a + b for a, b in zip(old.weights, left.weights, strict=True))
@@ -212,23 +213,33 @@ def _absorb(items: list[Item], word: Word) -> list[Item]:
                 assert isinstance(neighbour, Decision)
                 if any(_mask_of(c, word) for c in neighbour.cases):
                     whole = Weighted(neighbour, (0.0,) * len(neighbour.cases), 0.0)
-                    if _given_range(whole, word, item.low, item.low).decision == item.outcome:
+                    if (
+                        _given_range(whole, word, item.low, item.low, _sizes(whole, word)).decision
+                        == item.outcome
+                    ):
                         result[index] = Item(item.low, item.high, neighbour, item.weight)
                         break
     return result
 
 
-def _given_range(weighted: Weighted, word: Word, low: int, high: int) -> Weighted:
+def _sizes(weighted: Weighted, word: Word) -> list[list[int]]:
+    # How many numbers each alternative of each case leaves to a word.
+    return [[size(one.ranges) for one in _half(case, word)] for case in weighted.decision.cases]
+
+
+def _given_range(
+    weighted: Weighted, word: Word, low: int, high: int, sizes: Sequence[Sequence[int]]
+) -> Weighted:
     # What is left to decide when the word lies in one range on which every case is of one mind but for masks.
     kept = []
-    for case, weight in zip(weighted.decision.cases, weighted.weights, strict=True):
+    for case, weight, counts in zip(weighted.decision.cases, weighted.weights, sizes, strict=True):
         args: list[tuple[int, tuple[Alternative, ...]]] = []
         for index, several in case.args:
             if index != word[0]:
                 args.append((index, several))
                 continue
             left = []
-            for pair in several:
+            for pair, count in zip(several, counts, strict=True):
                 one = pair[0] if word[1] else pair[1]
                 if not contains(one.ranges, low):
                     continue
@@ -238,7 +249,7 @@ def _given_range(weighted: Weighted, word: Word, low: int, high: int) -> Weighte
                 least = least_masked(low, one.mask, one.value)
                 if masked is None or least is None or least > high:
                     continue
-                weight *= (high - low + 1) / size(one.ranges) / len(several)
+                weight *= (high - low + 1) / count / len(several)
                 rest = WordSet(FULL32, *masked)
                 left.append((rest, pair[1]) if word[1] else (pair[0], rest))
             if not left:

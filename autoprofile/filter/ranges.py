@@ -5,6 +5,7 @@ A set is a tuple of (low, high) pairs with gaps between them, so equal sets are 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def intersect(a: Ranges, b: Ranges) -> Ranges:
 
 def contains(a: Ranges, number: int) -> bool:
     """Say whether a number is in the set."""
-    return any(low <= number <= high for low, high in a)
+    at = bisect_right(a, number, key=lambda pair: pair[0]) - 1
+    return at >= 0 and number <= a[at][1]
 
 
 def size(a: Ranges) -> int:

@@ -10,10 +10,10 @@ from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from autoprofile.filter.opcodes import JEQ_K, JGE_K
+from autoprofile.filter.opcodes import JEQ_K, JGE_K, JSET_K
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Iterator, Sequence
 
 __all__ = ["Branch", "Item", "Leaf", "Tree", "find", "merged", "search_tree"]
 
@@ -34,7 +34,7 @@ class Leaf(NamedTuple):
 
 
 class Branch(NamedTuple):
-    """A test of the word: `code` is JEQ_K or JGE_K."""
+    """A test of the word: `code` is JEQ_K, JGE_K or JSET_K."""
 
     code: int
     k: int
@@ -45,7 +45,9 @@ class Branch(NamedTuple):
 Tree: TypeAlias = "Leaf | Branch"
 
 _EXACT = 5  # up to so many ranges, every test is tried
-_MOST_HOT = 16  # dynamic programming over up to so many ranges with weight: m³/6 states of up to m splits
+_MOST_HOT = 12  # dynamic programming over up to so many ranges with weight: m³/6 states of up to m splits
+_MOST_MASKED = 64  # more numbers are not tried as the subsets of a mask
+_U32 = 0xFFFFFFFF
 _TEST = 1e-9  # price of a test in the program, against one executed test
 
 
@@ -69,20 +71,75 @@ def search_tree(items: Sequence[Item]) -> Tree:
     ranges with weight; those without only have to be told apart somewhere below. Its states are an interval
     of them and how many of the heaviest numbers in it have been removed, since a removal pays most for the
     heaviest (Anderson, Kannan, Karloff, Ladner: "Thresholds and optimal binary comparison search trees",
-    2002). With more than sixteen weighty ranges the top of the tree is chosen by weight alone, as full
+    2002). With more than twelve weighty ranges the top of the tree is chosen by weight alone, as full
     programming costs n⁴.
 
     Args:
         items: in order, without gaps, covering all 32-bit numbers that can occur.
     """
-    return _grow(merged(items))
+    items = merged(items)
+    tree = _grow(items)
+    for mask, rest in _masks(items):
+        option = Branch(JSET_K, mask, yes=_grow(rest), no=Leaf(items[0].outcome))
+        if _price(option, items) < _price(tree, items) - 1e-12:
+            tree = option
+    return tree
+
+
+def _masks(items: list[Item]) -> Iterator[tuple[int, list[Item]]]:
+    # Flags leave sets like {0, 1, 0x80, 0x81}: all numbers without bits outside a mask. One JSET tells them
+    # from the others. Gives the bits to test, and what is left to tell apart when one of them is set.
+    outcome = items[0].outcome
+    same = [item for item in items if item.outcome == outcome]
+    if len(same) < 2 or len(items) > _MOST_MASKED or same[-1].high == _U32:
+        return
+    points = {0}
+    for item in same:
+        if item.high - item.low > _MOST_MASKED:
+            return
+        points.update(range(item.low, item.high + 1))
+    free, cube = 0, {0}
+    for bit in sorted((p for p in points if p.bit_count() == 1), reverse=True):
+        if all(p | bit in points for p in cube):
+            free, cube = free | bit, cube | {p | bit for p in cube}
+    if len(cube) < 2:
+        return
+    rest: list[Item] = []
+    for item in items:
+        if item.outcome != outcome:
+            rest.append(item)
+            continue
+        size = item.high - item.low + 1
+        rest += [
+            Item(p, p, outcome, item.weight / size) for p in range(item.low, item.high + 1) if p not in cube
+        ]
+    yield ~free & _U32, merged(rest)
+
+
+def _price(tree: Tree, items: list[Item]) -> float:
+    # Expected tests, then tests in the program.
+    def count(node: Tree) -> int:
+        return 1 + count(node.yes) + count(node.no) if isinstance(node, Branch) else 0
+
+    expected = sum(item.weight * _mean_depth(tree, item) for item in items)
+    return expected + (sum(item.weight for item in items) + 1) * _TEST * count(tree)
+
+
+def _mean_depth(tree: Tree, item: Item) -> float:
+    if item.high - item.low > _MOST_MASKED:
+        return float(find(tree, item.high)[1])
+    depths = [find(tree, number)[1] for number in range(item.low, item.high + 1)]
+    return sum(depths) / len(depths)
 
 
 def find(tree: Tree, number: int) -> tuple[Hashable, int]:
     """Follow the tree for one number; give its outcome and how many tests that takes."""
     depth = 0
     while isinstance(tree, Branch):
-        holds = number == tree.k if tree.code == JEQ_K else number >= tree.k
+        if tree.code == JEQ_K:
+            holds = number == tree.k
+        else:
+            holds = number >= tree.k if tree.code == JGE_K else number & tree.k != 0
         tree, depth = (tree.yes if holds else tree.no), depth + 1
     return tree.outcome, depth
 
@@ -133,6 +190,9 @@ def _exact(items: list[Item], known: dict[tuple[Item, ...], tuple[float, Tree]])
     key = tuple(items)
     if key in known:
         return known[key]
+    if len(items) == 3 and items[1].low == items[1].high and items[0].outcome == items[2].outcome:
+        tree: Tree = Branch(JEQ_K, items[1].low, Leaf(items[1].outcome), Leaf(items[0].outcome))
+        return _TEST + sum(item.weight for item in items), tree
     options: list[tuple[float, Tree]] = []
     for at, item in enumerate(items):
         if item.low == item.high:
@@ -179,7 +239,10 @@ class _Planner:
             return found
         singles = self._singles[i, j]
         left = j - i - h
-        weight = self._passed[j] - self._passed[i] - sum(self._hot[x].weight for x in singles[:h])
+        gone = set(singles[:h])
+        weight = self._passed[j] - self._passed[i]
+        for x in gone:
+            weight -= self._hot[x].weight
         choice: int | None = None
         if left == 0:
             cost = 0.0
@@ -188,12 +251,15 @@ class _Planner:
             cost = weight * (1 if h < len(singles) else self._sides(self._last(i, j, h), i, j))
         else:
             cost = weight + self._best(i, j, h + 1)[0] if h < len(singles) else float("inf")
-            for at in range(i + 1, j):
-                below = sum(x < at for x in singles[:h])
+            # Above 4/9 of the weight removing a number is always best (the paper's upper threshold).
+            certain = h < len(singles) and self._hot[singles[h]].weight >= 4 / 9 * weight
+            below = 0
+            for at in () if certain else range(i + 1, j):
+                below += at - 1 in gone
                 if below == at - i or h - below == j - at:
                     continue  # one side would be empty
-                option = weight + self._best(i, at, below)[0] + self._best(at, j, h - below)[0]
-                if option < cost - 1e-12:
+                option = self._best(i, at, below)[0] + weight
+                if option < cost and (option := option + self._best(at, j, h - below)[0]) < cost - 1e-12:
                     cost, choice = option, at
         self._plan[i, j, h] = cost, choice
         return cost, choice

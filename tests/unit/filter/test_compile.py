@@ -15,7 +15,7 @@ from .calls import U32, U64, calls, expected, profiles, raw_of
 from .paths import calls_for_every_instruction
 
 ALLOW, EPERM = Action.ALLOW.ret, Action.errno(1).ret
-slow = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+slow = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def one_rule(*args: Arg, syscall: str = "mmap") -> Program:
@@ -72,6 +72,7 @@ def test_constant_allows_are_answered_from_the_bitmap(profile: Profile) -> None:
                 assert program.is_constant_allow(arch, nr)
 
 
+@slow
 @given(profiles())
 def test_compiling_twice_gives_the_same_bytes(profile: Profile) -> None:
     """The program depends on the profile alone."""

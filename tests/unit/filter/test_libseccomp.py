@@ -67,7 +67,7 @@ def strange(profile: Profile, nr: int) -> bool:
     return nr >= 0x80000000 or ("x32" in profile.arch and nr >= 0x40000000)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(expressible(), st.sampled_from((1, 2)))
 def test_libseccomp_agrees(profile: Profile, optimize: int) -> None:
     """For every arch, number and argument value around the edges both filters give the same answer."""

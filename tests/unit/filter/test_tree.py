@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from functools import cache
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoprofile.filter import opcodes as op
 from autoprofile.filter.tree import Branch, Item, Tree, find, merged, search_tree
 
 U32 = 0xFFFFFFFF
@@ -29,6 +30,7 @@ def average(tree: Tree, items: list[Item]) -> float:
     return sum(i.weight * find(tree, i.low)[1] for i in items) / (sum(i.weight for i in items) or 1)
 
 
+@settings(deadline=None)
 @given(item_lists())
 def test_the_tree_gives_each_number_its_outcome(items: list[Item]) -> None:
     """Following the tree leads every number to the outcome of its range."""
@@ -55,7 +57,7 @@ def least(items: tuple[Item, ...]) -> float:
 
 
 def test_small_trees_are_close_to_optimal() -> None:
-    """Over 400 random lists of up to eight ranges the trees need at most 1.5 % more tests than the best ones."""
+    """Over 400 random lists of up to eight ranges the trees need at most 1.5 % more tests than the best of JEQ and JGE."""
     rng = random.Random(7)
     ours = best = 0.0
     for _ in range(400):
@@ -68,7 +70,7 @@ def test_small_trees_are_close_to_optimal() -> None:
         total = sum(i.weight for i in items) or 1
         ours += average(search_tree(items), items)
         best += least(tuple(items)) / total
-    assert best <= ours <= 1.015 * best
+    assert ours <= 1.015 * best
 
 
 def test_equal_neighbours_need_no_test() -> None:
@@ -82,3 +84,15 @@ def test_a_heavy_number_is_tested_first() -> None:
     items = [Item(n, n, n % 7, 1.0) for n in range(100)] + [Item(100, U32, "rest", 0.0)]
     items[37] = Item(37, 37, "hot", 1000.0)
     assert find(search_tree(items), 37) == ("hot", 1)
+
+
+def test_all_subsets_of_a_mask_take_one_test() -> None:
+    """A set like {0, 1, 0x80, 0x81} is told from everything else by one JSET."""
+    items = []
+    for low, high, outcome in ((0, 1, "in"), (2, 127, "out"), (128, 129, "in"), (130, U32, "out")):
+        items.append(Item(low, high, outcome, 1.0 if outcome == "in" else 0.0))
+    tree = search_tree(items)
+    assert isinstance(tree, Branch)
+    assert (tree.code, tree.k) == (op.JSET_K, U32 & ~0x81)
+    assert [find(tree, n) for n in (0, 1, 128, 129)] == [("in", 1)] * 4
+    assert [find(tree, n)[0] for n in (2, 127, 130, U32)] == ["out"] * 4

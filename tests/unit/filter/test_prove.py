@@ -1,0 +1,124 @@
+"""Proofs: what we compile is proven, and what is changed is refuted."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from autoprofile.filter import FilterInvalid, Program, SockFilter, compile_profile
+from autoprofile.filter import opcodes as op
+from autoprofile.filter.prove import prove
+from autoprofile.profile import ANY, Action, Arg, Profile, SeccompRule
+
+from .calls import profiles
+
+pytest.importorskip("z3")
+
+ALLOW = Action.ALLOW
+SMALL = Profile(
+    rules=(
+        SeccompRule("read", ALLOW),
+        SeccompRule("socket", ALLOW, (Arg(0, "eq", 1), Arg(1, "in", {1, 0x80001}))),
+        SeccompRule("mprotect", ALLOW, (Arg(2, "masked_eq", 0, mask=0xFFFFFFFC),)),
+        SeccompRule("clone3", Action.errno("ENOSYS")),
+    )
+)
+RANGES = Profile(
+    arch=("x86_64", "i386"),
+    default=Action.errno("EPERM"),
+    rules=(
+        SeccompRule("futex", ALLOW, (Arg(1, "ge", 2), Arg(1, "lt", 9)), ("x86_64",)),
+        SeccompRule("lseek", ALLOW, (Arg(1, "gt", 1 << 33, width=64),), ("x86_64",)),
+        SeccompRule("getpid", ALLOW, ANY),
+    ),
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(profiles())
+def test_every_compiled_profile_is_proven(profile: Profile) -> None:
+    """The compiler's output for a random profile is proven for every call there can be."""
+    proof = prove(profile, compile_profile(profile))
+    assert proof.holds, proof.counterexample
+
+
+def mutants(program: Program) -> list[tuple[int, SockFilter]]:
+    """Return every instruction with one thing changed."""
+    swapped = {op.JEQ_K: op.JGT_K, op.JGT_K: op.JGE_K, op.JGE_K: op.JEQ_K, op.JSET_K: op.JEQ_K}
+    made = []
+    for index, one in enumerate(program):
+        if one.code in op.JUMP_NAMES:
+            made += [
+                (index, one._replace(jt=one.jf, jf=one.jt)),
+                (index, one._replace(k=one.k ^ 1)),
+                (index, one._replace(code=swapped[one.code])),
+                (index, one._replace(jt=one.jt + 1)),
+                (index, one._replace(jf=one.jf + 1)),
+            ]
+        elif one.code == op.LD_ABS:
+            made.append((index, one._replace(k=(one.k + 4) % op.DATA_SIZE)))
+        elif one.code == op.RET_K:
+            made.append((index, one._replace(k=Action.LOG.ret)))
+        else:
+            made.append((index, one._replace(k=one.k ^ 2)))
+    return made
+
+
+@pytest.mark.parametrize("profile", [SMALL, RANGES], ids=["masks", "ranges"])
+def test_a_changed_program_is_refuted_by_a_call_that_shows_it(profile: Profile) -> None:
+    """Each mutant is refuted with a call the interpreter answers differently too, or answers all calls alike."""
+    program = compile_profile(profile)
+    refuted = equivalent = 0
+    for index, changed in mutants(program):
+        instructions = list(program)
+        instructions[index] = changed
+        try:
+            mutant = Program(instructions)
+        except FilterInvalid:
+            continue
+        proof = prove(profile, mutant)
+        if proof.counterexample is None:
+            # Equivalent, not missed: ``a == k`` and ``a >= k`` say the same where larger values are gone, and
+            # a jump lengthened by one may land on an equal return.
+            equivalent += 1
+            continue
+        refuted += 1
+        found = proof.counterexample
+        told = mutant.simulate(
+            found.arch if not found.arch.startswith("0x") else int(found.arch, 16), found.nr, found.args
+        )
+        assert told == found.program != found.profile
+    assert refuted > 10 * equivalent, f"{refuted} refuted, {equivalent} not"
+
+
+def test_a_wider_program_is_refuted_by_the_call_it_lets_through() -> None:
+    """The counterexample names the call, with the argument that makes the difference."""
+    others = [rule for rule in SMALL.rules if rule.syscall != "socket"]
+    wider = Profile(rules=(*others, SeccompRule("socket", ALLOW)))
+    proof = prove(SMALL, compile_profile(wider))
+    assert proof.counterexample is not None
+    assert str(proof.counterexample).startswith("x86_64 socket(")
+    assert proof.counterexample.program == ALLOW
+    assert proof.counterexample.profile == SMALL.default
+
+
+def test_programs_with_every_instruction_are_understood() -> None:
+    """Scratch memory, X and arithmetic of other people's filters are proven as well."""
+    by_hand = [
+        SockFilter(op.LD_ABS, 0, 0, op.ARCH_OFFSET),
+        SockFilter(op.ST, 0, 0, 3),
+        SockFilter(op.LD_IMM, 0, 0, 0x60000000),
+        SockFilter(op.TAX, 0, 0, 0),
+        SockFilter(op.LD_MEM, 0, 0, 3),
+        SockFilter(0x1C, 0, 0, 0),  # A -= X
+        SockFilter(op.JEQ_K, 1, 0, 0x6000003E),
+        SockFilter(op.RET_K, 0, 0, Action.KILL_PROCESS.ret),
+        SockFilter(op.LD_ABS, 0, 0, op.NR_OFFSET),
+        SockFilter(op.JEQ_K, 0, 1, 0),
+        SockFilter(op.RET_K, 0, 0, ALLOW.ret),
+        SockFilter(op.RET_K, 0, 0, Action.KILL_PROCESS.ret),
+    ]
+    only_read = Profile(rules=(SeccompRule("read", ALLOW),))
+    assert prove(only_read, Program(by_hand)).holds
+    by_hand[9] = SockFilter(op.JEQ_K, 0, 1, 1)
+    assert not prove(only_read, Program(by_hand)).holds
