@@ -13,6 +13,7 @@ from functools import cache
 from importlib.resources import files as package_files
 from typing import TYPE_CHECKING, Final
 
+from autoprofile import kernel
 from autoprofile.errors import MachineError
 from autoprofile.trace.ebpf.counts import Count, add_losses, counts_from_maps
 from autoprofile.trace.ebpf.files import Files
@@ -48,6 +49,9 @@ BTF: Final = "/sys/kernel/btf/vmlinux"
 _ZERO: Final = bytes(4)
 _CELL_BYTES: Final = ctypes.sizeof(Cell)
 _THREAD_BYTES: Final = ctypes.sizeof(Thread)
+# BPF atomics that return the old value: Linux kernel commit 5ffa25502b5a ("bpf: Add instructions for
+# atomic_[cmp]xchg") and its series (in v5.12).
+_OLDEST: Final = (5, 12)
 _FIRST_PID_SPACE: Final = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 
 _BOTH_ENDS: Final = ("sys_enter", "sys_exit")
@@ -71,6 +75,8 @@ def lacks() -> tuple[str, str] | None:
             "tracing with eBPF needs root",
             "run it as root; --backend notify and ptrace need no rights",
         )
+    if kernel.kernel_release() < _OLDEST:
+        return "the probes need Linux 5.12", "--backend notify needs Linux 5.5, ptrace 5.3"
     if os.stat("/proc/self/ns/pid").st_ino != _FIRST_PID_SPACE:  # noqa: PTH116
         return (
             "this is not the first pid namespace, by whose numbers the kernel counts",
