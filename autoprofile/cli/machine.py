@@ -219,25 +219,12 @@ def _ebpf() -> Iterator[Check]:
     )
     works, found, how = _try_source("ebpf")
     yield Check("ebpf", "ebpf", works, found, how)
-    bcc = _find_bcc()
-    yield Check("ebpf", "bcc", bcc is not None, bcc or "no bcc module", "apt-get install python3-bpfcc")
 
 
 def _has_library(short: str, soname: str) -> bool:
     from ctypes.util import find_library
 
     return find_library(short) == soname
-
-
-def _find_bcc() -> str | None:
-    from importlib.util import find_spec
-
-    spec = find_spec("bcc")
-    if spec is not None and spec.origin:
-        return spec.origin
-    # Debian's package is pure Python and works from any Python 3.
-    debian = Path("/usr/lib/python3/dist-packages/bcc/__init__.py")
-    return str(debian) if debian.exists() else None
 
 
 # -- arches and libraries ------------------------------------------------------------------------------
