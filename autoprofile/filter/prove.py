@@ -1,239 +1,335 @@
-"""Prove that a filter means its profile, for every arch, number and all six 64-bit arguments, or find a call.
+"""Prove that a filter program means exactly what a profile says, for every call there can be (SMT, z3).
 
-The proof reads the rules themselves and the instructions themselves, never the compiler's own stages, so an
-error of the compiler cannot hide in it. Needs z3 (``pip install autoprofile[prove]``), loaded only here.
+In: a profile and instructions, from our compiler or from anyone. Out: a `Proof`, or the call on which the
+two disagree. Shares nothing with the compiler: the profile is read as `Profile.decide_call` defines it, the
+program as the kernel's interpreter runs it. z3 is optional and imported only when a proof is asked for.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from autoprofile.abi.arch import ARCHES, X32_SYSCALL_BIT, arch_from_audit
-from autoprofile.abi.syscalls import display_name, syscall_nr
-from autoprofile.errors import AutoprofileError, MachineError
-from autoprofile.filter.simulate import most_severe
-from autoprofile.filter.symbolic import Symbolic
+from autoprofile.abi.syscalls import display_name, syscall_nr, syscall_table
+from autoprofile.errors import MachineError
+from autoprofile.filter import opcodes as op
+from autoprofile.filter.simulate import words_of_call
 from autoprofile.profile import Action
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from autoprofile.filter.program import Program
     from autoprofile.profile import Arg, Profile
 
 __all__ = ["Counterexample", "Proof", "prove"]
 
-_U64 = 0xFFFFFFFFFFFFFFFF
-_MINUS_ONE = 0xFFFFFFFF
+_U32: Final = 0xFFFFFFFF
+_WORDS: Final = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Counterexample:
-    """A call that the filter answers differently from its profile.
+    """A call for which the program and the profile answer differently.
 
-    Attributes:
-        arch: the arch's name, or its audit token as text.
-        token: the audit token.
-        nr: ``seccomp_data.nr``.
+    Args:
+        arch: the arch of the call, or its audit token as ``0x…``.
+        nr: the number in ``seccomp_data.nr``.
         args: the six raw arguments.
-        expected: the profile's answer.
-        actual: the filter's answer.
+        profile: what the profile answers.
+        program: what the program answers.
     """
 
     arch: str
-    token: int
     nr: int
     args: tuple[int, ...]
-    expected: Action
-    actual: Action
+    profile: Action
+    program: Action
 
     def __str__(self) -> str:
-        args = ", ".join(f"{a:#x}" for a in self.args)
         name = display_name(self.arch, self.nr)
-        return f"{self.arch} {name}({args}): the profile says {self.expected}, the filter {self.actual}"
+        args = ", ".join(f"{value:#x}" for value in self.args)
+        return f"{self.arch} {name}({args}): the profile answers {self.profile}, the program {self.program}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Proof:
-    """The result of a proof.
+    """The outcome of a proof.
 
-    Attributes:
-        counterexample: a call on which profile and filter differ; None when there is none.
-        cases: how many classes of calls were shown, each for all its arguments.
-        queries: how many of them needed the solver.
+    Args:
+        counterexample: None when the program means what the profile says.
+        calls: how many (arch, nr) were each proven for all arguments.
+        queries: how many questions the solver answered; the rest needed none.
     """
 
     counterexample: Counterexample | None
-    cases: int
+    calls: int
     queries: int
 
     @property
     def holds(self) -> bool:
-        """Say whether the filter means its profile."""
+        """Return whether the two agree on every call."""
         return self.counterexample is None
 
 
-def prove(profile: Profile, program: Program | Sequence[Program], *, default: Action | None = None) -> Proof:
-    """Prove that a filter, or several stacked ones, answer every call as `Profile.decide_call` does.
+def prove(profile: Profile, program: Program) -> Proof:
+    """Prove that `program` answers every call as `profile` does, or find one that it does not.
 
-    The calls fall into classes: each number with rules, of each arch, for all arguments; all other numbers of
-    an arch at once; all other arches at once. Within a class the instructions are executed symbolically and
-    compared with the rules by an SMT solver over bit vectors, which decides exactly.
-
-    Args:
-        profile: what the filter should mean.
-        program: the filter; several are stacked, as the kernel does: the most severe answer wins.
-        default: the default action the filter was compiled with, where it is not the profile's.
+    Calls with a name or a rule are proven one by one, for all arguments at once; all other numbers of an arch
+    together, with nr as an unknown; all other arches together. Answers are compared as the kernel reads them.
 
     Raises:
         MachineError: z3 is not installed.
     """
-    try:
-        import z3
-    except ImportError as error:
-        raise MachineError(
-            "proofs need the z3 solver, which is not installed", hint="pip install 'autoprofile[prove]'"
-        ) from error
-    from autoprofile.filter.program import Program as ProgramType
-
-    programs = (program,) if isinstance(program, ProgramType) else tuple(program)
-    return _Prover(z3, profile, programs, profile.default if default is None else default).run()
-
-
-@dataclass(frozen=True)
-class _Class:
-    # Calls proven together: concrete numbers where they are integers, else symbols that satisfy `given`.
-    token: Any
-    nr: Any
-    given: tuple[Any, ...]
-    expected: Any
+    prover = _Prover(profile, program)
+    queries = calls = 0
+    for arch, numbers in prover.cases():
+        for nr in numbers:
+            calls += 1
+            found, asked = prover.one(arch, nr)
+            queries += asked
+            if found is not None:
+                return Proof(found, calls, queries)
+    found, asked = prover.rest()
+    return Proof(found, calls, queries + asked)
 
 
 class _Prover:
-    def __init__(self, z3: Any, profile: Profile, programs: tuple[Program, ...], default: Action) -> None:
+    def __init__(self, profile: Profile, program: Program) -> None:
+        try:
+            import z3
+        except ImportError:
+            raise MachineError(
+                "proofs need z3, which is not installed", hint="pip install 'autoprofile[prove]'"
+            ) from None
         self._z3 = z3
         self._profile = profile
-        self._programs = programs
-        self._default = default
-        self._args = [z3.BitVec(f"arg{i}", 64) for i in range(6)]
-        self._ip = z3.BitVec("ip", 64)
-        self._token = z3.BitVec("arch", 32)
-        self._nr = z3.BitVec("nr", 32)
+        self._program = program
+        self._words: list[Any] = [z3.BitVec(f"word{i}", 32) for i in range(_WORDS)]
+        self._numbers: dict[str, set[int]] = {}
+        for arch in profile.arch:
+            known = set(syscall_table(arch).values())
+            for syscall in profile.syscalls(arch):
+                nr = syscall if isinstance(syscall, int) else syscall_nr(arch, syscall)
+                if nr is not None:
+                    known.add(nr & _U32)
+            self._numbers[arch] = known
 
-    def run(self) -> Proof:
-        cases = queries = 0
-        for case in self._classes():
-            cases += 1
-            actual = self._answer(case)
-            if isinstance(actual, int) and isinstance(case.expected, int) and actual == case.expected:
-                continue
-            queries += 1
-            solver = self._z3.SolverFor("QF_BV")
-            solver.add(*case.given, self._word(actual) != self._word(case.expected))
-            outcome = solver.check()
-            if outcome == self._z3.sat:
-                return Proof(self._counterexample(case, solver.model()), cases, queries)
-            if outcome != self._z3.unsat:
-                raise AutoprofileError(f"the solver gave up: {solver.reason_unknown()}")
-        return Proof(None, cases, queries)
+    def cases(self) -> Iterable[tuple[str, list[int]]]:
+        return [(arch, sorted(numbers)) for arch, numbers in self._numbers.items()]
 
-    def _word(self, value: Any) -> Any:
-        return self._z3.BitVecVal(value, 32) if isinstance(value, int) else value
+    def one(self, arch: str, nr: int) -> tuple[Counterexample | None, int]:
+        """Prove one (arch, nr) for all arguments."""
+        token = ARCHES[arch].audit_arch
+        words: list[Any] = [nr, token, *self._words[2:]]
+        says = self._says(arch, nr)
+        return self._compare(self._run(words), says, words, [])
 
-    def _classes(self) -> Iterator[_Class]:
-        z3, nr = self._z3, self._nr
-        tokens = dict.fromkeys(ARCHES[arch].audit_arch for arch in self._profile.arch)
-        for token in tokens:
-            arches = {a.name for a in ARCHES.values() if a.audit_arch == token}
-            for arch in sorted(arches):
-                listed = arch in self._profile.arch
-                known = self._numbers(arch, token) if listed else {}
-                for number, syscall in known.items():
-                    yield _Class(token, number, (), self._rules(arch, syscall))
-                given = [nr != number for number in known]
-                if len(arches) > 1:
-                    is_x32 = z3.And(nr & X32_SYSCALL_BIT != 0, nr != _MINUS_ONE)
-                    given.append(is_x32 if arch == "x32" else z3.Not(is_x32))
-                other = self._default if listed else self._profile.bad_arch
-                yield _Class(token, nr, tuple(given), other.ret)
-        foreign = tuple(self._token != token for token in tokens)
-        yield _Class(self._token, nr, foreign, self._profile.bad_arch.ret)
-
-    def _numbers(self, arch: str, token: int) -> dict[int, str | int]:
-        found = {}
-        for syscall in self._profile.syscalls(arch):
-            number = syscall if isinstance(syscall, int) else syscall_nr(arch, syscall)
-            if number is not None and arch_from_audit(token, number) == arch:
-                found[number] = syscall
-        return dict(sorted(found.items()))
-
-    def _rules(self, arch: str, syscall: str | int) -> Any:
-        # What decide_call says, as a formula: the most severe matching rule.
-        answer: Any = self._default.ret
-        for rule in sorted(self._profile.rules_for(arch, syscall), key=lambda r: r.action.rank):
-            holds = [self._comparator(arg) for arg in rule.comparators]
-            if not holds:
-                answer = rule.action.ret
-            else:
-                answer = self._z3.If(
-                    self._z3.And(*holds), self._z3.BitVecVal(rule.action.ret, 32), self._word(answer)
+    def rest(self) -> tuple[Counterexample | None, int]:
+        """Prove all numbers without name or rule, and all other arches."""
+        z3 = self._z3
+        tokens = {ARCHES[arch].audit_arch for arch in self._profile.arch}
+        asked = 0
+        for token in sorted(tokens):
+            words = [self._words[0], token, *self._words[2:]]
+            for is_x32 in (False, True):
+                gate = z3.And(
+                    (self._words[0] & X32_SYSCALL_BIT) != 0,
+                    self._words[0] != _U32,
+                    token == ARCHES["x32"].audit_arch,
                 )
-        return answer
+                arch = arch_from_audit(token, X32_SYSCALL_BIT if is_x32 else 0)
+                conditions = [gate if is_x32 else z3.Not(gate)]
+                conditions += [self._words[0] != nr for nr in sorted(self._numbers.get(arch, ()))]
+                answer = self._profile.default if arch in self._profile.arch else self._profile.bad_arch
+                found, count = self._compare(self._run(words), answer.ret, words, conditions)
+                asked += count
+                if found is not None:
+                    return found, asked
+        conditions = [self._words[1] != token for token in sorted(tokens)]
+        found, count = self._compare(
+            self._run(self._words), self._profile.bad_arch.ret, self._words, conditions
+        )
+        return found, asked + count
 
-    def _comparator(self, arg: Arg) -> Any:
+    def _says(self, arch: str, nr: int) -> Any:
+        # decide_call: the first rule in deciding order that matches, else the default. arch_from_audit makes
+        # the arch of a call, so a number of x86_64 with the x32 bit never reaches this.
+        z3, answer = self._z3, _value(self._z3, self._profile.default.ret)
+        for rule in reversed(self._profile.rules_for(arch, nr)):
+            matches = z3.And([self._matches(one) for one in rule.comparators])
+            answer = z3.If(matches, _value(z3, rule.action.ret), answer)
+        return z3.simplify(answer)
+
+    def _matches(self, one: Arg) -> Any:
         z3 = self._z3
-        raw = self._args[arg.index]
-        if arg.width == 32:
-            raw = raw & 0xFFFFFFFF
-        value = arg.value
-        if isinstance(value, frozenset):
-            return z3.Or(*(raw == one for one in sorted(value)))
-        if arg.mask is not None:
-            return raw & arg.mask == value & arg.mask
-        return {
-            "eq": lambda: raw == value,
-            "ne": lambda: raw != value,
-            "lt": lambda: z3.ULT(raw, value),
-            "le": lambda: z3.ULE(raw, value),
-            "gt": lambda: z3.UGT(raw, value),
-            "ge": lambda: z3.UGE(raw, value),
-            "any": lambda: z3.BoolVal(True),
-        }[arg.op]()
+        low, high = self._words[4 + 2 * one.index], self._words[5 + 2 * one.index]
+        raw = z3.ZeroExt(32, low) if one.width == 32 else z3.Concat(high, low)
+        values = [z3.BitVecVal(value, 64) for value in one.values]
+        if one.op in {"eq", "in"}:
+            return z3.Or([raw == value for value in values])
+        if one.op == "masked_eq":
+            return raw & z3.BitVecVal(one.mask, 64) == values[0]
+        compare = {"ne": lambda a, b: a != b, "lt": z3.ULT, "le": z3.ULE, "gt": z3.UGT, "ge": z3.UGE}
+        return z3.BoolVal(True) if one.op == "any" else compare[one.op](raw, values[0])
 
-    def _answer(self, case: _Class) -> Any:
+    def _compare(
+        self, runs: Any, says: Any, words: Sequence[Any], conditions: list[Any]
+    ) -> tuple[Counterexample | None, int]:
         z3 = self._z3
-        words = [case.nr, case.token, z3.Extract(31, 0, self._ip), z3.Extract(63, 32, self._ip)]
-        for arg in self._args:
-            words += (z3.Extract(31, 0, arg), z3.Extract(63, 32, arg))
-        answers = [Symbolic(z3, words).run(program) for program in self._programs]
-        result = answers[0]
-        for answer in answers[1:]:  # the newest filter first, as the kernel walks them
-            result = self._more_severe(answer, result)
-        return result
+        differs = (
+            z3.simplify(runs != says)
+            if not (isinstance(runs, int) and isinstance(says, int))
+            else runs != says
+        )
+        if differs is False or (not isinstance(differs, bool) and z3.is_false(differs)):
+            return None, 0
+        solver = z3.SolverFor("QF_BV")
+        solver.add(*conditions)
+        solver.add(differs if not isinstance(differs, bool) else z3.BoolVal(differs))
+        if solver.check() == z3.unsat:
+            return None, 1
+        model = solver.model()
+        concrete = [
+            word if isinstance(word, int) else model.eval(word, model_completion=True).as_long()
+            for word in words
+        ]
+        return self._counterexample(concrete), 1
 
-    def _more_severe(self, new: Any, old: Any) -> Any:
-        # As seccomp_run_filters(): the older filter's answer replaces only a less severe action.
-        if isinstance(new, int) and isinstance(old, int):
-            return most_severe((old, new))
-        z3, new, old = self._z3, self._word(new), self._word(old)
-        return z3.If((old & 0xFFFF0000) < (new & 0xFFFF0000), old, new)
-
-    def _counterexample(self, case: _Class, model: Any) -> Counterexample:
-        def number(symbol: Any) -> int:
-            value = model.eval(symbol, model_completion=True) if not isinstance(symbol, int) else symbol
-            return value if isinstance(value, int) else int(value.as_long())
-
-        token, nr = number(case.token), number(case.nr)
-        args = tuple(number(arg) & _U64 for arg in self._args)
+    def _counterexample(self, words: Sequence[int]) -> Counterexample:
+        nr, token = words[0], words[1]
+        args = tuple(words[4 + 2 * i] | words[5 + 2 * i] << 32 for i in range(6))
         arch = arch_from_audit(token, nr)
-        said = self._profile.decide_call(arch, nr, args)
-        unmatched = said.rule is None and arch in self._profile.arch
-        expected = self._default if unmatched else said.action
-        # What is reported is what the simulator and the profile say of the call, not the formulas.
-        actual = Action.from_ret(most_severe([p.simulate_ret(token, nr, args) for p in self._programs]))
-        if expected == actual:
-            raise AutoprofileError(
-                f"the proof and the simulator disagree about {arch} {nr} {args}: a fault of autoprofile"
-            )
-        return Counterexample(arch, token, nr, args, expected, actual)
+        ip = words[2] | words[3] << 32
+        from autoprofile.filter.simulate import run_words
+
+        ret = run_words(self._program, words_of_call(token, nr, args, ip))
+        return Counterexample(
+            arch, nr, args, self._profile.decide_call(arch, nr, args).action, Action.from_ret(ret)
+        )
+
+    def _run(self, words: Sequence[Any]) -> Any:
+        """Return what the program answers, as an int or an expression over the unknown words.
+
+        Jumps only go forward, so one pass in program order meets every instruction after all that lead to it:
+        the states that arrive are merged under their conditions. Values that are ints stay ints, and a jump
+        they decide is taken, so a known nr leaves little more than its own rules.
+        """
+        z3 = self._z3
+        arriving: dict[int, list[tuple[Any, Any, Any, tuple[Any, ...]]]] = {
+            0: [(True, 0, 0, (0,) * op.MEMORY_WORDS)]
+        }
+        answers: list[tuple[Any, Any]] = []
+        for pc, (code, jt, jf, k) in enumerate(self._program):
+            if pc not in arriving:
+                continue
+            here, a, x, memory = self._merged(arriving.pop(pc))
+            if code in (op.RET_K, op.RET_A):
+                answers.append((here, k if code == op.RET_K else a))
+                continue
+            if code in op.JUMP_NAMES:
+                holds = self._jump(code, a, x if code & 8 else k)
+                for target, way in ((pc + 1 + jt, holds), (pc + 1 + jf, self._not(holds))):
+                    if way is not False:
+                        arriving.setdefault(target, []).append((self._and(here, way), a, x, memory))
+                continue
+            target = pc + 1
+            if code == op.JA:
+                target += k
+            elif code & 7 == 4:
+                if code == op.DIV_X:
+                    zero = self._jump(op.JEQ_K, x, 0)
+                    if zero is not False:
+                        answers.append((self._and(here, zero), 0))
+                        here = self._and(here, self._not(zero))
+                a = self._arithmetic(code, a, x if code & 8 else k)
+            else:
+                a, x, memory = self._move(code, k, a, x, memory, words)
+            arriving.setdefault(target, []).append((here, a, x, memory))
+        result: Any = answers[-1][1]
+        for condition, value in reversed(answers[:-1]):
+            result = value if condition is True else self._if(condition, value, result)
+        return result if isinstance(result, int) else z3.simplify(result)
+
+    def _merged(
+        self, states: list[tuple[Any, Any, Any, tuple[Any, ...]]]
+    ) -> tuple[Any, Any, Any, tuple[Any, ...]]:
+        here, a, x, memory = states[0]
+        for there, other_a, other_x, other_memory in states[1:]:
+            a, x = self._if(there, other_a, a), self._if(there, other_x, x)
+            memory = tuple(self._if(there, new, old) for new, old in zip(other_memory, memory, strict=True))
+            here = self._or(here, there)
+        return here, a, x, memory
+
+    def _if(self, condition: Any, one: Any, other: Any) -> Any:
+        if one is other or (isinstance(one, int) and isinstance(other, int) and one == other):
+            return one
+        if condition is True:
+            return one
+        return self._z3.If(condition, _value(self._z3, one), _value(self._z3, other))
+
+    def _and(self, one: Any, other: Any) -> Any:
+        return other if one is True else one if other is True else self._z3.And(one, other)
+
+    def _or(self, one: Any, other: Any) -> Any:
+        return True if one is True or other is True else self._z3.Or(one, other)
+
+    def _not(self, one: Any) -> Any:
+        return not one if isinstance(one, bool) else self._z3.Not(one)
+
+    def _jump(self, code: int, a: Any, operand: Any) -> Any:
+        z3, kind = self._z3, code & 0xF0
+        if isinstance(a, int) and isinstance(operand, int):
+            return {0x10: a == operand, 0x20: a > operand, 0x30: a >= operand, 0x40: a & operand != 0}[kind]
+        one, other = _value(z3, a), _value(z3, operand)
+        return {
+            0x10: one == other,
+            0x20: z3.UGT(one, other),
+            0x30: z3.UGE(one, other),
+            0x40: one & other != 0,
+        }[kind]
+
+    def _arithmetic(self, code: int, a: Any, operand: Any) -> Any:
+        z3 = self._z3
+        one, other = _value(z3, a), _value(z3, operand)
+        if code == op.NEG:
+            return self._folded(-one)
+        shift = other & 31
+        return self._folded(
+            {
+                0x00: one + other,
+                0x10: one - other,
+                0x20: one * other,
+                0x30: z3.UDiv(one, other),
+                0x40: one | other,
+                0x50: one & other,
+                0x60: one << shift,
+                0x70: z3.LShR(one, shift),
+                0xA0: one ^ other,
+            }[code & 0xF0]
+        )
+
+    def _folded(self, expression: Any) -> Any:
+        simple = self._z3.simplify(expression)
+        return simple.as_long() if self._z3.is_bv_value(simple) else simple
+
+    def _move(
+        self, code: int, k: int, a: Any, x: Any, memory: tuple[Any, ...], words: Sequence[Any]
+    ) -> tuple[Any, Any, tuple[Any, ...]]:
+        if code == op.LD_ABS:
+            return words[k >> 2], x, memory
+        if code in (op.ST, op.STX):
+            return a, x, (*memory[:k], a if code == op.ST else x, *memory[k + 1 :])
+        new_a = {op.TXA: x, op.LD_IMM: k, op.LD_LEN: op.DATA_SIZE}
+        new_x = {op.TAX: a, op.LDX_IMM: k, op.LDX_LEN: op.DATA_SIZE}
+        if code == op.LD_MEM:
+            return memory[k], x, memory
+        if code == op.LDX_MEM:
+            return a, memory[k], memory
+        return new_a.get(code, a), new_x.get(code, x), memory
+
+
+def _value(z3: Any, value: Any) -> Any:
+    """Return a 32-bit value as an expression, ints included."""
+    return z3.BitVecVal(value, 32) if isinstance(value, int) else value

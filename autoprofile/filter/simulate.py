@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
     from autoprofile.filter.program import SockFilter
 
-__all__ = ["FilterInvalid", "check", "is_constant_allow", "pack_data", "run", "run_words", "words_of_call"]
+__all__ = [
+    "FilterInvalid",
+    "check",
+    "is_constant_allow",
+    "most_severe",
+    "pack_data",
+    "run",
+    "run_words",
+    "words_of_call",
+]
 
 _U32 = 0xFFFFFFFF
 _U64 = 0xFFFFFFFFFFFFFFFF
@@ -208,6 +217,14 @@ def _check_memory(program: Sequence[SockFilter]) -> None:
             reaching[pc + 1 + jt] &= written
             reaching[pc + 1 + jf] &= written
             written = everything
+
+
+def most_severe(returns: Sequence[int]) -> int:
+    """Give what the kernel makes of the answers of stacked filters, the oldest first.
+
+    The most severe action wins; of equal ones the newest filter's data counts (seccomp_run_filters()).
+    """
+    return min(reversed(returns), key=lambda ret: (ret & 0xFFFF0000) ^ 0x80000000)
 
 
 def is_constant_allow(program: Sequence[SockFilter], arch: int, nr: int) -> bool:
