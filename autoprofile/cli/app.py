@@ -90,7 +90,7 @@ class Verbs(click.Group):
         widest = max((len(str(v.name)) for v in verbs), default=0)
         for section in SECTIONS:
             rows = [
-                (str(v.name).ljust(widest), v.get_short_help_str(limit=80))
+                (str(v.name).ljust(widest), v.get_short_help_str(limit=200))
                 for v in verbs
                 if v.section == section
             ]
