@@ -160,7 +160,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 20);
+	__uint(max_entries, 4 << 20); /* a thousand programs and libraries not yet read */
 } events SEC(".maps");
 
 #define LOOKUP(map, key) bpf_map_lookup_elem(&map, key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -117,50 +118,53 @@ def test_unprivileged_command_line():
     assert "hint:" in done.stderr
 
 
-def _bpf_descriptors(pid: int) -> int:
-    """Return how many BPF programs, links and maps a process holds."""
-    folder = Path(f"/proc/{pid}/fd")
-    found = 0
-    for entry in folder.iterdir():
+def _held(pid: int, kind: str) -> set[str]:
+    """Return the ids of the BPF programs, links or maps a process holds ("prog", "link", "map")."""
+    found = set()
+    for file in Path(f"/proc/{pid}/fdinfo").iterdir():
         try:
-            found += "bpf" in os.readlink(entry)
+            fields = dict(line.split(":", 1) for line in file.read_text().splitlines() if ":" in line)
         except OSError:
             continue
+        if f"{kind}_id" in fields:
+            found.add(fields[f"{kind}_id"].strip())
     return found
 
 
-def _our_programs() -> int:
-    """Return how many of the probes are loaded, by the names in the kernel's own list."""
+def _is_loaded(kind: str, identity: str) -> bool:
     done = subprocess.run(
-        ["bpftool", "prog", "list"], capture_output=True, text=True, timeout=30, check=False
+        ["bpftool", kind, "show", "id", identity], capture_output=True, text=True, timeout=30, check=False
     )
-    if done.returncode:
-        pytest.skip("bpftool cannot list programs here")
-    return done.stdout.count("name sched_process_fork")
+    return done.returncode == 0
+
+
+def _comes_true(condition, timeout_s: float = 20) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
 
 
 @pytest.mark.ebpf
 def test_nothing_stays_loaded_after_kill_9():
-    """The probes live as long as their descriptors: killing the tool takes them out of the kernel."""
+    """The probes live as long as their descriptors: killing the tool takes programs, links and maps away."""
     if shutil.which("bpftool") is None:
         pytest.skip("no bpftool")
-    before = _our_programs()
     code = (
         "from autoprofile.trace.source import Command, source_named\n"
         "source_named('ebpf').run(Command(('sleep', '60')))"
     )
     tool = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True)
     try:
-        deadline = time.monotonic() + 20
-        while _our_programs() <= before and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert _our_programs() > before
-        assert _bpf_descriptors(tool.pid) >= 10
+        assert _comes_true(lambda: len(_held(tool.pid, "link")) >= 5)
+        held = [(kind, identity) for kind in ("prog", "link", "map") for identity in _held(tool.pid, kind)]
+        assert len(held) >= 15
+        assert all(_is_loaded(*one) for one in held)
         tool.kill()
         tool.wait(timeout=10)
-        deadline = time.monotonic() + 20
-        while _our_programs() > before and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert _our_programs() <= before
+        assert _comes_true(lambda: not any(_is_loaded(*one) for one in held))
     finally:
-        os.killpg(tool.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(tool.pid, signal.SIGKILL)
