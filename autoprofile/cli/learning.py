@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autoprofile.cli.output import Output
     from autoprofile.observations import Trace
     from autoprofile.profile import Action, Profile
+    from autoprofile.trace.source import TraceSource
 
 __all__ = ["Plan", "check_offered", "default_target", "read_logs", "run_command"]
 
@@ -64,8 +65,11 @@ def run_command(
     timeout_s: float | None,
     *,
     privileged: bool,
+    checkpoint: Path | None = None,
 ) -> tuple[Trace, int]:
     """Run a command some times under a trace source.
+
+    With `checkpoint`, what the eBPF source has seen is written there every few seconds during a run.
 
     Returns:
         The trace of all runs, and the shell status: the first that is not 0.
@@ -91,9 +95,12 @@ def run_command(
             f" {counted(progress.processes, 'process', 'processes')}, {progress.elapsed_s:.0f} s"
         )
 
-    traces, status = [], exits.DONE
+    traces: list[Trace] = []
+    status: int = exits.DONE
     for run in range(runs):
         source = source_named(backend)
+        if checkpoint is not None and backend == "ebpf":
+            _keep(source, traces, checkpoint)
         which = f" (run {run + 1} of {runs})" if runs > 1 else ""
         output.note(f"learning {name} with {backend}{which}; Ctrl-C ends it")
         with deadline(timeout_s, source.interrupt) as timed:
@@ -106,6 +113,14 @@ def run_command(
         if result.trace.ledger.entries.get("interrupted"):
             break  # Ctrl-C ends the learning, not one run of it
     return reduce(Trace.merge, traces), status
+
+
+def _keep(source: TraceSource, before: Sequence[Trace], checkpoint: Path) -> None:
+    from autoprofile.observations import Trace
+    from autoprofile.trace.ebpf import EbpfSource
+
+    if isinstance(source, EbpfSource):
+        source.on_checkpoint = lambda trace: reduce(Trace.merge, [*before, trace]).save(checkpoint)
 
 
 def _default_action(mode: str) -> Action:

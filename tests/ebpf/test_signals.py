@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
 from autoprofile.errors import LaunchError
+from autoprofile.observations import Trace
 from autoprofile.trace.ebpf import EbpfSource
 from autoprofile.trace.source import Command, Progress
+from tests.conftest import TESTS
 from tests.kernel.tool import start_tool, tool
 
 pytestmark = pytest.mark.ebpf
@@ -111,3 +116,37 @@ def test_two_runs_at_once_do_not_mix(tracee):
         assert process.returncode == 0, err
         processes_seen.append(int(err.split('"processes": ')[1].split(",")[0]))
     assert processes_seen == [102, 212]
+
+
+def test_a_killed_tool_loses_seconds_not_the_trace(tmp_path):
+    """While a command runs its trace is kept up to date: after kill -9 what was seen until then is there."""
+    file = tmp_path / "t.parquet"
+    words = [
+        "learn",
+        "-o",
+        tmp_path / "p.yaml",
+        "--trace",
+        file,
+        "--",
+        "sh",
+        "-c",
+        "while :; do sleep 0.2; done",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "autoprofile", *words],
+        cwd=TESTS.parent,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while not file.exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.kill()
+        process.wait(timeout=10)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    trace = Trace.load(file)
+    assert trace.process_count >= 5
+    assert not trace.is_complete

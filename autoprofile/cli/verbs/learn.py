@@ -139,7 +139,9 @@ def command(
         if not command:
             raise click.UsageError("there is no command to learn from: give it after --", ctx)
         plan = Plan(output, target or default_target(command), trace_file, force, merge_into)
-        trace, status = run_command(output, command, backend, runs, timeout, privileged=allow_new_privs)
+        trace, status = run_command(
+            output, command, backend, runs, timeout, privileged=allow_new_privs, checkpoint=trace_file
+        )
         output.failure_status = exits.FAILED  # from here on the command was run
     plan.write(trace, level=level, mode=mode, action=action)
     return status

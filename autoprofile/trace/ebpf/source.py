@@ -23,11 +23,12 @@ from autoprofile.trace.source import Command, OnProgress, Progress, RunResult
 from autoprofile.trace.status import Child, Forwarding, shell_status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = ["EbpfSource"]
 
 _PROGRESS_S: Final = 0.25
+_CHECKPOINT_S: Final = 5.0
 
 
 class EbpfSource:
@@ -35,11 +36,15 @@ class EbpfSource:
 
     Args:
         entries: map -> entries, to give the probes more (or, in tests, less) room.
+
+    Attributes:
+        on_checkpoint: given what was seen so far every few seconds, as an incomplete trace.
     """
 
     name = "ebpf"
 
     def __init__(self, entries: Mapping[str, int] | None = None) -> None:
+        self.on_checkpoint: Callable[[Trace], None] | None = None
         self._entries = entries
         self._forwarding: Forwarding | None = None
         self._interrupts = 0
@@ -93,9 +98,28 @@ class EbpfSource:
             raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+        def trace(status: int | None) -> Trace:
+            ledger = LossLedger()
+            probes.add_losses(ledger)
+            if forwarding.interrupts:
+                ledger.add("interrupted", detail="Ctrl-C during the run")
+            meta = TraceMeta(
+                backend="ebpf",
+                argv=command.argv,
+                kernel=os.uname().release,
+                libc=libc,
+                start_time_s=started_s,
+                duration_ns=time.monotonic_ns() - start_ns,
+                exit_status=status,
+                complete=status is not None,
+                libraries=probes.files.libraries,
+            )
+            observations = observations_from_counts(probes.counts(), probes.files, start_ns)
+            return Trace(meta, observations, ledger, probes.processes)
+
         try:
-            self._follow(probes, child, start_ns, on_progress)
-            end_ns = time.monotonic_ns()
+            self._follow(probes, child, start_ns, on_progress, lambda: trace(None))
             status = shell_status(child.wait())
         finally:
             forwarding.remove()
@@ -103,29 +127,25 @@ class EbpfSource:
             child.close()
         probes.detach()
         probes.consume()
-        ledger = LossLedger()
-        probes.add_losses(ledger)
-        if forwarding.interrupts:
-            ledger.add("interrupted", detail="Ctrl-C during the run")
-        meta = TraceMeta(
-            backend="ebpf",
-            argv=command.argv,
-            kernel=os.uname().release,
-            libc=libc,
-            start_time_s=started_s,
-            duration_ns=end_ns - start_ns,
-            exit_status=status,
-            libraries=probes.files.libraries,
-        )
-        observations = observations_from_counts(probes.counts(), probes.files, start_ns)
-        return RunResult(Trace(meta, observations, ledger, probes.processes), status)
+        return RunResult(trace(status), status)
 
-    def _follow(self, probes: Probes, child: Child, start_ns: int, on_progress: OnProgress | None) -> None:
+    def _follow(
+        self,
+        probes: Probes,
+        child: Child,
+        start_ns: int,
+        on_progress: OnProgress | None,
+        so_far: Callable[[], Trace],
+    ) -> None:
         report_ns = start_ns + int(_PROGRESS_S * 1e9)
+        checkpoint_ns = start_ns + int(_CHECKPOINT_S * 1e9)
         while probes.live > 0 or child.poll() is None:
             pidfds = () if child.poll() is not None else (child.pidfd,)
             probes.wait(_PROGRESS_S, *pidfds)
             now_ns = time.monotonic_ns()
+            if self.on_checkpoint is not None and now_ns >= checkpoint_ns:
+                checkpoint_ns = now_ns + int(_CHECKPOINT_S * 1e9)
+                self.on_checkpoint(so_far())
             if on_progress is not None and now_ns >= report_ns:
                 report_ns = now_ns + int(_PROGRESS_S * 1e9)
                 tally = tally_from_counts(probes.counts(), probes.processes)
