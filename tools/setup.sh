@@ -98,6 +98,8 @@ if ! lacking=$(.venv/bin/python tools/missing_requirements.py); then
         fail "pip could not install autoprofile and its tools into .venv" "pip needs a package index (or PIP_FIND_LINKS) once; later runs need no network"
     lacking=$(.venv/bin/python tools/missing_requirements.py) || fail "pip reported success, yet these are missing: $lacking"
 fi
+# Where PYTHONDONTWRITEBYTECODE is set, every start would compile the package again; what is up to date is skipped.
+.venv/bin/python -m compileall -q autoprofile || true
 say ".venv is complete"
 if [ "$python_only" = yes ]; then exit 0; fi
 
