@@ -15,6 +15,7 @@ from autoprofile.trace.program_id import UNKNOWN_PROGRAM, elf_facts, program_of
 
 if TYPE_CHECKING:
     from autoprofile.trace.ebpf.records import Event
+    from autoprofile.trace.program_id import ElfFacts
 
 __all__ = ["Files"]
 
@@ -59,21 +60,25 @@ class Files:
                 return
         if path is None:
             return
-        build_id = self._build_id_of(path, event.pid, event.ino)
+        facts = self._facts_of(path, event.pid, event.ino)
+        build_id = facts.build_id if facts is not None else None
         self._programs[event.file] = ProgramId(path, build_id)
         self.libraries.setdefault(path, build_id or "")
+        if facts is not None and facts.interpreter is not None:
+            self._add_library(facts.interpreter, event.pid, None)
 
     def _add_library(self, path: str, pid: int, ino: int | None) -> None:
         # The loader is named by a symbolic link; the kernel and /proc name what it points to.
         if ino is None:
             path = os.path.realpath(path)
         if path not in self.libraries or not self.libraries[path]:
-            self.libraries[path] = self._build_id_of(path, pid, ino) or ""
+            facts = self._facts_of(path, pid, ino)
+            self.libraries[path] = (facts.build_id if facts is not None else None) or ""
 
-    def _build_id_of(self, path: str, pid: int, ino: int | None) -> str | None:
+    def _facts_of(self, path: str, pid: int, ino: int | None) -> ElfFacts | None:
         roots = [f"/proc/{pid}/root", ""] + ([] if self.root_of is None else [f"/proc/{self.root_of}/root"])
-        found = (_build_id(root + path, ino) for root in roots)
-        return next((build_id for build_id in found if build_id is not None), None)
+        found = (_facts(root + path, ino) for root in roots)
+        return next((facts for facts in found if facts is not None), None)
 
     @staticmethod
     def _runs(pid: int, ino: int) -> bool:
@@ -84,11 +89,10 @@ class Files:
             return False
 
 
-def _build_id(path: str, ino: int | None) -> str | None:
+def _facts(path: str, ino: int | None) -> ElfFacts | None:
     try:
         if ino is not None and os.stat(path).st_ino != ino:  # noqa: PTH116
             return None
-        facts = elf_facts(path)
+        return elf_facts(path)
     except OSError:
         return None
-    return facts.build_id if facts is not None else None
