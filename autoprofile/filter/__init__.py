@@ -6,8 +6,17 @@ Stages: `lower` (rules to constraints on 32-bit words), `layout` and `argdag` (t
 
 from __future__ import annotations
 
-from autoprofile.filter.filter import Filter, FilterTooLarge, compile_profile
+from autoprofile.filter.compiler import FilterTooLarge, compile_profile, compile_stack
+from autoprofile.filter.filter import Filter
 from autoprofile.filter.program import Program, SockFilter
 from autoprofile.filter.simulate import FilterInvalid
 
-__all__ = ["Filter", "FilterInvalid", "FilterTooLarge", "Program", "SockFilter", "compile_profile"]
+__all__ = [
+    "Filter",
+    "FilterInvalid",
+    "FilterTooLarge",
+    "Program",
+    "SockFilter",
+    "compile_profile",
+    "compile_stack",
+]

@@ -1,6 +1,6 @@
-"""The library's `Filter`, and `compile_profile`: from rules to a program.
+"""The library's `Filter`: rules in, a program out.
 
-Both are pure but for `Filter.load`, which installs the program in this process through the kernel room.
+Pure but for `Filter.load`, which installs the program in this process through the kernel room.
 """
 
 from __future__ import annotations
@@ -11,61 +11,16 @@ from typing import TYPE_CHECKING
 
 from autoprofile.abi.arch import ARCHES, arch_from_machine, compat_arches
 from autoprofile.errors import AutoprofileError, UsageError
-from autoprofile.filter import opcodes as op
-from autoprofile.filter.assemble import assemble
-from autoprofile.filter.layout import lay_out
-from autoprofile.filter.lower import lower_arch
-from autoprofile.filter.program import Program
+from autoprofile.filter.compiler import compile_profile
 from autoprofile.profile import ANY, Action, Profile, SeccompRule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from autoprofile.filter.layout import Layout
+    from autoprofile.filter.program import Program
     from autoprofile.profile import Arg, Decision
 
-__all__ = ["Filter", "FilterTooLarge", "compile_profile"]
-
-
-class FilterTooLarge(AutoprofileError):  # noqa: N818 - reads as the fact it states
-    """Report a filter above the kernel's 4096 instructions; the hint names the syscalls that cost most."""
-
-
-def compile_profile(
-    profile: Profile, *, default: Action | None = None, bad_arch: Action | None = None, bitmap: bool = True
-) -> Program:
-    """Compile a profile; the program answers every call as `Profile.decide_call` does.
-
-    Args:
-        profile: the rules.
-        default: an answer to give in place of the profile's default.
-        bad_arch: an answer to give in place of the profile's `bad_arch`.
-        bitmap: whether the kernel answers constant allows from its bitmap (Linux ≥ 5.11); it changes the
-        order
-            of tests only.
-
-    Raises:
-        FilterTooLarge: the program would exceed 4096 instructions.
-    """
-    default = profile.default if default is None else default
-    bad_arch = profile.bad_arch if bad_arch is None else bad_arch
-    arches = {arch: lower_arch(profile, arch, default) for arch in profile.arch}
-    layout = lay_out(arches, default.ret, bad_arch.ret, bitmap=bitmap)
-    instructions, notes = assemble(layout.graph, layout.root)
-    if len(instructions) > op.MAX_INSTRUCTIONS:
-        names = {(arch, nr): call.name for arch, calls in arches.items() for nr, call in calls.items()}
-        raise FilterTooLarge(
-            f"the filter needs {len(instructions)} instructions, the kernel takes {op.MAX_INSTRUCTIONS}",
-            hint="most go to " + ", ".join(_costliest(layout, names)),
-        )
-    return Program(instructions, notes)
-
-
-def _costliest(layout: Layout, names: dict[tuple[str, int], str]) -> list[str]:
-    sizes = {call: len(layout.graph.reachable(node)) for call, node in layout.calls.items()}
-    sizes = {call: size for call, size in sizes.items() if size > 1}
-    worst = sorted(sizes, key=lambda call: (-sizes[call], call))[:5]
-    return [f"{names[call]} ({call[0]}, about {sizes[call]})" for call in worst]
+__all__ = ["Filter"]
 
 
 class Filter:

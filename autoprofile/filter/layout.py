@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autoprofile.abi.arch import ARCHES, X32_SYSCALL_BIT
+from autoprofile.abi.syscalls import newest_nr, syscall_table
 from autoprofile.filter import opcodes as op
 from autoprofile.filter.argdag import ArgumentCompiler, Weighted
 from autoprofile.filter.graph import Graph
@@ -44,7 +45,12 @@ class Layout:
 
 
 def lay_out(
-    arches: Mapping[str, Mapping[int, Call]], default: int, bad_arch: int, *, bitmap: bool = True
+    arches: Mapping[str, Mapping[int, Call]],
+    default: int,
+    bad_arch: int,
+    *,
+    beyond: int | None = None,
+    bitmap: bool = True,
 ) -> Layout:
     """Build the graph.
 
@@ -52,11 +58,13 @@ def lay_out(
         arches: by arch name, the calls that are not always answered with `default`.
         default: the answer for other calls of these arches.
         bad_arch: the answer for calls of any other arch.
+        beyond: the answer, in place of the default, for numbers above the newest call known.
         bitmap: whether the kernel answers constant allows from its bitmap (Linux ≥ 5.11); without, every call
             counts in the expected number of instructions.
     """
     layout = Layout(Graph())
-    builder = _Builder(layout, arches, default, bad_arch, bitmap=bitmap)
+    beyond = default if beyond is None else beyond
+    builder = _Builder(layout, arches, default, bad_arch, beyond, bitmap=bitmap)
     by_token: dict[int, list[str]] = {}
     for name in arches:
         by_token.setdefault(ARCHES[name].audit_arch, []).append(name)
@@ -76,6 +84,7 @@ class _Builder:
         arches: Mapping[str, Mapping[int, Call]],
         default: int,
         bad_arch: int,
+        beyond: int,
         *,
         bitmap: bool,
     ) -> None:
@@ -84,6 +93,7 @@ class _Builder:
         self._arches = arches
         self._default = default
         self._bad_arch = bad_arch
+        self._beyond = beyond
         self._bitmap = bitmap
         self._arguments = ArgumentCompiler(layout.graph)
 
@@ -99,22 +109,24 @@ class _Builder:
         """Make the node that decides by number for the arches of one audit token; A holds nr."""
         first = next((n for n in names if not ARCHES[n].nr_bit), None)
         if first is not None and first != "x86_64":
-            return self._line(first, {}, self._default)
+            return self._line(first, {}, self._default, self._beyond)
         # x86_64 and x32 share a token; bit 30 of the number tells them apart (in_x32_syscall() in the
         # kernel), but -1, which has every bit, is what a tracer leaves behind to skip a call: no x32 call,
         # and an unknown number of x86_64. The kernel answers it with ENOSYS whatever the filter allows.
-        below = self._default if first else self._bad_arch
-        beyond = self._default if "x32" in names else self._bad_arch
-        minus_one = {} if _MINUS_ONE in self._arches.get("x86_64", {}) else {_MINUS_ONE: Decision((), below)}
-        x32 = self._line("x32", minus_one, beyond)
-        gate = self._graph.test(op.JSET_K, X32_SYSCALL_BIT, x32, self._graph.ret(below))
-        return self._line("x86_64", {}, below, gate, self.arch_weight("x32") if "x32" in names else 0.0)
+        known, above = (self._default, self._beyond) if first else (self._bad_arch, self._bad_arch)
+        x32_known, x32_above = (self._default, self._beyond) if "x32" in names else (self._bad_arch,) * 2
+        minus_one = {} if _MINUS_ONE in self._arches.get("x86_64", {}) else {_MINUS_ONE: Decision((), above)}
+        x32 = self._line("x32", minus_one, x32_known, x32_above)
+        gate = self._graph.test(op.JSET_K, X32_SYSCALL_BIT, x32, self._graph.ret(above))
+        gate_weight = self.arch_weight("x32") if "x32" in names else 0.0
+        return self._line("x86_64", {}, known, above, gate, gate_weight)
 
     def _line(
         self,
         arch: str,
         extra: Mapping[int, Decision],
         otherwise: int,
+        above: int,
         gate: NodeId | None = None,
         gate_weight: float = 0.0,
     ) -> NodeId:
@@ -131,13 +143,21 @@ class _Builder:
             points[nr] = (call.decision, weight)
             weighted.setdefault(call.decision, Weighted(call.decision, call.weights, call.final_weight))
         items: list[Item] = []
-        rest = Decision((), otherwise)
+        rest, new = Decision((), otherwise), Decision((), above)
+        newest = newest_nr(arch)
+        if above != otherwise:  # arm has calls of its own far above the others
+            for nr in syscall_table(arch).values():
+                if nr > newest:
+                    points.setdefault(nr, (rest, 0.0))
 
         def between(low: int, high: int) -> None:
+            if low <= newest < high and above != otherwise:
+                between(low, newest)
+                low = newest + 1
             if low > high:
                 return
             if gate is None or high < X32_SYSCALL_BIT:
-                items.append(Item(low, high, rest, 0.0))
+                items.append(Item(low, high, rest if high <= newest else new, 0.0))
             else:
                 items.append(Item(low, high, _X32_GATE, gate_weight if low <= X32_SYSCALL_BIT else 0.0))
 

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from autoprofile.abi.arch import ARCHES, X32_SYSCALL_BIT, arch_from_audit
-from autoprofile.abi.syscalls import display_name, syscall_nr, syscall_table
+from autoprofile.abi.syscalls import display_name, newest_nr, syscall_nr, syscall_table
 from autoprofile.errors import MachineError
 from autoprofile.filter import opcodes as op
-from autoprofile.filter.simulate import words_of_call
+from autoprofile.filter.program import Program
+from autoprofile.filter.simulate import most_severe, run_words, words_of_call
 from autoprofile.profile import Action
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from autoprofile.filter.program import Program
     from autoprofile.profile import Arg, Profile
 
 __all__ = ["Counterexample", "Proof", "prove"]
@@ -73,16 +73,22 @@ class Proof:
         return self.counterexample is None
 
 
-def prove(profile: Profile, program: Program) -> Proof:
+def prove(profile: Profile, program: Program | Sequence[Program], *, beyond: Action | None = None) -> Proof:
     """Prove that `program` answers every call as `profile` does, or find one that it does not.
 
     Calls with a name or a rule are proven one by one, for all arguments at once; all other numbers of an arch
     together, with nr as an unknown; all other arches together. Answers are compared as the kernel reads them.
 
+    Args:
+        profile: what should be meant.
+        program: a filter, or several stacked ones, the oldest first, of which the most severe answer counts.
+        beyond: what the filter answers, by intent, to numbers above the newest known call that have no rule
+            (see `compile_profile`).
+
     Raises:
         MachineError: z3 is not installed.
     """
-    prover = _Prover(profile, program)
+    prover = _Prover(profile, (program,) if isinstance(program, Program) else tuple(program), beyond)
     queries = calls = 0
     for arch, numbers in prover.cases():
         for nr in numbers:
@@ -96,7 +102,7 @@ def prove(profile: Profile, program: Program) -> Proof:
 
 
 class _Prover:
-    def __init__(self, profile: Profile, program: Program) -> None:
+    def __init__(self, profile: Profile, programs: tuple[Program, ...], beyond: Action | None) -> None:
         try:
             import z3
         except ImportError:
@@ -105,7 +111,8 @@ class _Prover:
             ) from None
         self._z3 = z3
         self._profile = profile
-        self._program = program
+        self._programs = programs
+        self._beyond = beyond
         self._words: list[Any] = [z3.BitVec(f"word{i}", 32) for i in range(_WORDS)]
         self._numbers: dict[str, set[int]] = {}
         for arch in profile.arch:
@@ -142,8 +149,7 @@ class _Prover:
                 arch = arch_from_audit(token, X32_SYSCALL_BIT if is_x32 else 0)
                 conditions = [gate if is_x32 else z3.Not(gate)]
                 conditions += [self._words[0] != nr for nr in sorted(self._numbers.get(arch, ()))]
-                answer = self._profile.default if arch in self._profile.arch else self._profile.bad_arch
-                found, count = self._compare(self._run(words), answer.ret, words, conditions)
+                found, count = self._compare(self._run(words), self._other(arch), words, conditions)
                 asked += count
                 if found is not None:
                     return found, asked
@@ -152,6 +158,15 @@ class _Prover:
             self._run(self._words), self._profile.bad_arch.ret, self._words, conditions
         )
         return found, asked + count
+
+    def _other(self, arch: str) -> Any:
+        # The answer to numbers of an arch without name or rule.
+        if arch not in self._profile.arch:
+            return self._profile.bad_arch.ret
+        if self._beyond is None:
+            return self._profile.default.ret
+        default, beyond = (_value(self._z3, one.ret) for one in (self._profile.default, self._beyond))
+        return self._z3.If(self._z3.UGT(self._words[0], newest_nr(arch)), beyond, default)
 
     def _says(self, arch: str, nr: int) -> Any:
         # decide_call: the first rule in deciding order that matches, else the default. arch_from_audit makes
@@ -202,15 +217,28 @@ class _Prover:
         args = tuple(words[4 + 2 * i] | words[5 + 2 * i] << 32 for i in range(6))
         arch = arch_from_audit(token, nr)
         ip = words[2] | words[3] << 32
-        from autoprofile.filter.simulate import run_words
-
-        ret = run_words(self._program, words_of_call(token, nr, args, ip))
-        return Counterexample(
-            arch, nr, args, self._profile.decide_call(arch, nr, args).action, Action.from_ret(ret)
-        )
+        ret = most_severe([run_words(one, words_of_call(token, nr, args, ip)) for one in self._programs])
+        said = self._profile.decide_call(arch, nr, args).action
+        unknown = arch in self._profile.arch and nr not in self._numbers[arch]
+        if self._beyond is not None and unknown and nr > newest_nr(arch):
+            said = self._beyond
+        return Counterexample(arch, nr, args, said, Action.from_ret(ret))
 
     def _run(self, words: Sequence[Any]) -> Any:
-        """Return what the program answers, as an int or an expression over the unknown words.
+        # Of stacked filters the most severe answer counts; the kernel asks the newest first, and of equally
+        # severe answers keeps the one it has (seccomp_run_filters()).
+        result = self._run_one(self._programs[-1], words)
+        for program in self._programs[-2::-1]:
+            older = self._run_one(program, words)
+            if isinstance(result, int) and isinstance(older, int):
+                result = most_severe((older, result))
+            else:
+                one, other = _value(self._z3, older), _value(self._z3, result)
+                result = self._z3.If((one & 0xFFFF0000) < (other & 0xFFFF0000), one, other)
+        return result
+
+    def _run_one(self, program: Program, words: Sequence[Any]) -> Any:
+        """Return what one program answers, as an int or an expression over the unknown words.
 
         Jumps only go forward, so one pass in program order meets every instruction after all that lead to it:
         the states that arrive are merged under their conditions. Values that are ints stay ints, and a jump
@@ -221,7 +249,7 @@ class _Prover:
             0: [(True, 0, 0, (0,) * op.MEMORY_WORDS)]
         }
         answers: list[tuple[Any, Any]] = []
-        for pc, (code, jt, jf, k) in enumerate(self._program):
+        for pc, (code, jt, jf, k) in enumerate(program):
             if pc not in arriving:
                 continue
             here, a, x, memory = self._merged(arriving.pop(pc))
