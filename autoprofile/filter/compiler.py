@@ -160,9 +160,8 @@ def compile_stack(
     Args: as of `compile_profile`.
 
     Raises:
-        FilterTooLarge: one call's rules alone exceed a filter, eight filters do not suffice, or notified
-        calls
-            would be spread over several filters (only one of a stack can have a listener).
+        FilterTooLarge: one call's rules alone exceed a filter, eight filters do not suffice, or the calls
+            that are notified exceed one filter (only one of a stack can have a listener).
     """
     source = _source(profile, default, bad_arch, beyond, bitmap=bitmap)
     instructions, notes, layout = _assembled(source)

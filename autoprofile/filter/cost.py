@@ -65,8 +65,8 @@ class FilterCost:
         """Give the mean number of executed instructions per call.
 
         Args:
-            bitmap: calls the kernel answers from its bitmap count as 0 (Linux ≥ 5.11); False for older
-            kernels.
+            bitmap: calls the kernel answers from its bitmap count as 0 (Linux ≥ 5.11); False for kernels
+                without.
         """
         weights = [call.count if self.is_measured else 1 for call in self.calls]
         total = sum(weights)

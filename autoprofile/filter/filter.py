@@ -104,13 +104,13 @@ class Filter:
         """Install the compiled filter in this process: every thread, for ever, inherited by children.
 
         Without CAP_SYS_ADMIN the kernel demands no_new_privs, so it is set first: from then on execve(2) in
-        this process and its children gains no privileges (set-user-ID bits and file capabilities are
-        ignored). With CAP_SYS_ADMIN it is left alone. Calls answered with NOTIFY fail with ENOSYS: nobody
-        listens.
+        this process and its children gains no privileges (set-user-ID bits and file capabilities do
+        nothing). With CAP_SYS_ADMIN it is left alone. Calls answered with NOTIFY fail with ENOSYS, as nobody
+        listens to this process.
 
         Raises:
-            UsageError: the filter's arches lack the one this process runs on, so its next call would be
-            killed. AutoprofileError: the kernel refused the filter, or it is too large.
+            UsageError: the filter's arches lack the one this process runs on; its next call would be killed.
+            AutoprofileError: the kernel refused the filter, or it is too large.
         """
         from autoprofile.kernel import has_cap_sys_admin, seccomp, set_no_new_privs
 
