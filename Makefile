@@ -6,10 +6,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format bench docs probes
+.PHONY: help setup demo test check lint format bench docs probes regenerate-abi
 
 help: ## Say what each target does
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Create .venv and install what the tests and the demo need (as root also Debian packages)
 	@PYTHON='$(PYTHON)' tools/setup.sh
@@ -43,3 +43,6 @@ docs: ## Write README.md and docs/cli.md again from their templates, running eve
 
 probes: ## Build the eBPF probes again (clang, llvm, libbpf-dev)
 	@tools/build_probes.sh autoprofile/trace/ebpf/data/autoprofile.bpf.o
+
+regenerate-abi: ## Distil the kernel tables from their public sources again (needs the network)
+	@$(BIN)/python tools/generate_abi.py extract

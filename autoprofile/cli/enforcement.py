@@ -1,6 +1,6 @@
 """How `enforce` turns its options into a filter, a supervisor and an exit status.
 
-Nothing here loads pandas, pyarrow, rich or ruamel: this is the path that every enforced start takes.
+Nothing here loads pandas, pyarrow or rich: this is the path that every enforced start takes.
 """
 
 from __future__ import annotations

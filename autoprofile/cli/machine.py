@@ -287,7 +287,6 @@ def _libraries() -> Iterator[Check]:
 
     for name, what, how, essential in (
         ("PyYAML", "profiles", "pip install PyYAML", True),
-        ("ruamel.yaml", "edits of profiles that keep comments", "pip install ruamel.yaml", False),
         ("python-ptrace", "the ptrace source", "pip install python-ptrace", False),
         ("pyelftools", "build-ids and symbols", "pip install pyelftools", False),
         ("pyarrow", "trace files", "pip install pyarrow", False),

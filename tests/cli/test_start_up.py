@@ -21,7 +21,6 @@ HEAVY = {
     "matplotlib",
     "jinja2",
     "rich",
-    "ruamel",
     "elftools",
 }
 
