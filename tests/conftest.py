@@ -5,11 +5,20 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 TESTS = Path(__file__).parent
+
+# Whoever runs the tests may ignore signals (nohup, a background job of a script), and children inherit that:
+# the tests send these signals to programs and expect them to arrive.
+for _signum in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    if signal.getsignal(_signum) is signal.SIG_IGN:
+        signal.signal(_signum, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _kernel_lacks() -> str | None:
