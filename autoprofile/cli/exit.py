@@ -40,7 +40,7 @@ TABLE: tuple[tuple[str, str], ...] = (
     ("2", "the command line makes no sense"),
     (
         "3",
-        "`drift` or `lint` found something, `diff` found a difference, `decide` was answered with a refusal",
+        "`drift`, `lint`, `watch`, `prove` found something; with `--exit-code` also `diff` and `decide`",
     ),
     ("4", "this machine cannot; the hint says what would make it"),
     ("125", "`learn`, `enforce`: autoprofile failed before the command could run"),

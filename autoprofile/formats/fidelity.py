@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EFFECTS", "Exported", "Imported", "Note", "no_format"]
 
-#: What became of a constraint, best first. ``kept``: it means the same. ``added``: the format's runtime
-#: needs it. ``narrowed``: fewer calls pass. ``widened``: more calls pass. ``impossible``: it is not there.
+#: What became of a constraint, best first. ``kept``: it means the same. ``added``: more calls pass,
+#: because the format's runtime needs them. ``narrowed``: fewer calls pass. ``widened``: more calls pass.
+#: ``impossible``: it is not there.
 EFFECTS: Final = ("kept", "added", "narrowed", "widened", "impossible")
 
 
@@ -56,8 +57,8 @@ class Exported:
 
     @property
     def is_exact(self) -> bool:
-        """Return whether the document means what the profile means."""
-        return all(note.effect in {"kept", "added"} for note in self.notes)
+        """Return whether the document means what the profile means, with nothing added for a runtime."""
+        return all(note.effect == "kept" for note in self.notes)
 
 
 @dataclass(frozen=True, slots=True)

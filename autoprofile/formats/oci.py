@@ -131,7 +131,17 @@ def document(profile: Profile) -> tuple[dict[str, Any], tuple[Note, ...]]:
 def _adds(profile: Profile, rule: SeccompRule) -> bool:
     existing = [one for arch in profile.arch for one in profile.rules_for(arch, rule.syscall)]
     # Where the profile refuses the call by a rule of its own, that stands: the container will not start.
-    return not any(one.action.is_refusing or one.args is ANY for one in existing)
+    if any(one.action.is_refusing or one.args is ANY for one in existing):
+        return False
+    return not rule.comparators or not all(
+        any(_allows_value(one, wanted.index, value) for one in existing)
+        for wanted in rule.comparators
+        for value in wanted.values
+    )
+
+
+def _allows_value(rule: SeccompRule, index: int, value: int) -> bool:
+    return all(one.index == index and one.match(value) for one in rule.comparators if one.op != "any")
 
 
 def _decisive(rules: Sequence[SeccompRule], notes: list[Note]) -> list[SeccompRule]:

@@ -74,9 +74,14 @@ def command(
 
 
 def _explain_death(output: Output, profile: Path, argv: tuple[str, ...], audit_file: Path | None) -> None:
+    import shlex
+
     audit = audit_file or "A.jsonl"
+    again = shlex.join(
+        ["autoprofile", "enforce", str(profile), "--complain", "--audit", str(audit), "--", *argv]
+    )
+    compare = shlex.join(["autoprofile", "drift", str(profile), str(audit)])
     output.warn(
         f"{Path(argv[0]).name} was killed by seccomp (SIGSYS): it made a call that {profile} does not allow",
-        f"to see which: autoprofile enforce {profile} --complain --audit {audit} -- {' '.join(argv)};"
-        f" then autoprofile drift {profile} {audit}",
+        f"to see which: {again}; {compare}",
     )

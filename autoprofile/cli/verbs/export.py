@@ -27,8 +27,8 @@ def command(
 ) -> None:
     """Write a profile for another tool, and say on stderr what that tool cannot hold of it.
 
-    Every constraint that does not survive is listed: widened means that more calls pass than the profile
-    allows. --json prints the report and the document instead.
+    Every difference is listed: widened and added mean that more calls pass than the profile allows; added is
+    what the runtime itself needs to start the program. --json prints the report and the document instead.
 
     \b
       autoprofile export web.yaml --to oci -o web.json
@@ -41,10 +41,10 @@ def command(
 
     output = output_of(ctx)
     made = export_profile(read_profile(profile), form)
-    lost = [note for note in made.notes if note.effect not in {"kept", "added"}]
+    lost = [note for note in made.notes if note.effect != "kept"]
     if exact and lost:
         raise AutoprofileError(
-            f"{form} cannot hold {len(lost)} constraints; the first: {lost[0].subject}: {lost[0].detail}",
+            f"{form} differs in {len(lost)} places; the first: {lost[0].subject}: {lost[0].detail}",
             where=str(profile),
             hint="leave out --exact to see all of them",
         )
