@@ -98,7 +98,10 @@ def test_command_is_learned_alike_and_runs_unchanged_under_enforcement(
     for name in enforced_by:
         command = workload.prepare(tmp_path)
         audit = tmp_path / "audit.jsonl"
-        enforced = run(autoprofile("enforce", profiles[name], "--", *command), cpus=workload.cpus)
+        enforced = run(
+            autoprofile("enforce", profiles[name], *workload.enforce_options, "--", *command),
+            cpus=workload.cpus,
+        )
         if enforced.returncode != 0:
             run(
                 autoprofile(

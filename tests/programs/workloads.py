@@ -32,12 +32,14 @@ class CommandWorkload:
         is_deterministic: two runs make the same set of calls, so two backends must learn the same rules.
         cpus: the processors it may use ("0"), where its calls would otherwise depend on how fast others run:
             Go yields to the scheduler only under contention, which tracing slows away.
+        enforce_options: what it is enforced with; --complain where no number of runs shows every call.
     """
 
     name: str
     prepare: Callable[[Path], list[str]]
     is_deterministic: bool = True
     cpus: str = ""
+    enforce_options: tuple[str, ...] = ()
 
 
 def _run(argv: list[str], **options: object) -> None:
@@ -223,7 +225,7 @@ COMMANDS = [
     CommandWorkload("busybox-static", _busybox),
     CommandWorkload("c-m32", _c32),
     CommandWorkload("c-static", _c_static),
-    CommandWorkload("go", _go, is_deterministic=False, cpus="0"),
+    CommandWorkload("go", _go, is_deterministic=False, cpus="0", enforce_options=("--complain",)),
     CommandWorkload("rust", _rust, is_deterministic=False),
 ]
 

@@ -20,20 +20,26 @@ static void show(pid_t child) {
 }
 
 int main(void) {
-    int signals[2] = {SIGSTOP, SIGTSTP}, i;
+    int signals[2] = {SIGSTOP, SIGTSTP}, i, go[2];
+    char byte = 0;
     pid_t child;
     setvbuf(stdout, 0, _IOLBF, 0);
     for (i = 0; i < 2; i++) {
+        if (pipe(go)) return 2;
         if ((child = fork()) == 0) {
             setpgid(0, 0);
             signal(SIGTSTP, SIG_DFL);
             raise(signals[i]);
-            _exit(5 + i);
+            /* Not before the parent has seen the continuation: it is gone once we have exited. */
+            _exit(read(go[0], &byte, 1) == 1 ? 5 + i : 99);
         }
         show(child);
         kill(child, SIGCONT);
         show(child);
+        if (write(go[1], &byte, 1) != 1) return 3;
         show(child);
+        close(go[0]);
+        close(go[1]);
     }
     if ((child = fork()) == 0) {
         raise(SIGTRAP);
