@@ -9,8 +9,13 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 TESTS = Path(__file__).parent
+
+# How long one example takes says nothing about the code on a machine that is busy with something else.
+settings.register_profile("autoprofile", deadline=None)
+settings.load_profile("autoprofile")
 
 # Whoever runs the tests may ignore signals (nohup, a background job of a script), and children inherit that:
 # the tests send these signals to programs and expect them to arrive.
