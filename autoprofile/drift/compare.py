@@ -1,13 +1,16 @@
 """Compare a profile with later behaviour: what it refuses, what it allows for nothing, what was not seen.
 
-In: a profile, traces (what ran) and audit logs (what was refused). Out: a `DriftReport`, the most important
-first. Pure and deterministic: the same evidence in any order gives the same report.
+In: a profile, traces (what ran), audit logs (what was refused), other profiles (what they allow). Out: a
+`DriftReport`, the most important first. Pure and
+deterministic: the same evidence in any order gives the same report.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from math import inf
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from autoprofile.abi.constants import decode_value
@@ -17,6 +20,7 @@ from autoprofile.abi.signatures import constrained_args, kernel_value
 from autoprofile.abi.syscalls import display_name, syscall_name
 from autoprofile.drift.attribution import CHANGED, SAME, UNKNOWN, Attribution, attribute
 from autoprofile.drift.edit import accepting_rule, edit_text
+from autoprofile.drift.profiles import profile_drift
 from autoprofile.drift.record import KINDS, SEVERITIES, DriftRecord, DriftReport, record_id
 from autoprofile.drift.shift import shifted_records
 from autoprofile.drift.unused import RuleUse, unused_records
@@ -60,8 +64,15 @@ def _witness_rank(witness: Mapping[str, object]) -> tuple[object, ...]:
     return (witness["source"] != "audit", repr(sorted(witness.items(), key=lambda item: item[0])))
 
 
-def compare(profile: Profile, traces: Sequence[Trace] = (), audits: Sequence[AuditLog] = ()) -> DriftReport:
-    """Report every way in which `traces` and `audits` differ from `profile`.
+def compare(
+    profile: Profile,
+    traces: Sequence[Trace] = (),
+    audits: Sequence[AuditLog] = (),
+    profiles: Mapping[str, Profile] = MappingProxyType({}),
+    *,
+    unused_since_s: float | None = None,
+) -> DriftReport:
+    """Report every way in which the evidence differs from `profile`.
 
     A call is drift when the profile, as it is now, does not let it through: an audit record of a call that
     has been accepted since is none. Unused rules and shifted frequencies are claimed from traces only,
@@ -71,15 +82,21 @@ def compare(profile: Profile, traces: Sequence[Trace] = (), audits: Sequence[Aud
         profile: what is allowed.
         traces: runs to compare with it.
         audits: denials that a supervisor recorded.
+        profiles: other profiles by name: what they allow is taken for behaviour.
+        unused_since_s: seconds since the epoch; a rule counts as used only by a trace that ended later. By
+            default every trace counts.
     """
     denied: dict[_Key, _Denied] = {}
     use = RuleUse(profile)
     calls = allowed = answered = undecided = 0
+    recent = [t for t in traces if unused_since_s is None or _ended_s(t) >= unused_since_s]
+    for trace in recent:
+        for o in trace.observations:
+            use.mark(o)
     for index, trace in enumerate(traces):
         for o in trace.observations:
             calls += o.count
             decision = _decide(profile, o)
-            use.mark(o)
             if decision is None:
                 undecided += o.count
             elif passes(decision):
@@ -107,18 +124,34 @@ def compare(profile: Profile, traces: Sequence[Trace] = (), audits: Sequence[Aud
             entry.add(record.count, _path(record.program), _from_audit(profile, record), _audited(record))
     records = [_denied_record(profile, key, entry) for key, entry in denied.items()]
     records += lost_records(traces, audits)
+    if recent:
+        records += unused_records(use, recent)
     if traces:
-        records += unused_records(use, traces)
         records += shifted_records(profile, traces)
+    compared = [profile_drift(profile, other, where) for where, other in profiles.items()]
+    known = {record.id for record in records}
+    for result in compared:
+        records += [r for r in result.records if r.id not in known]
+        known.update(r.id for r in result.records)
+        allowed += result.allowed
+        undecided += result.undecided
+        calls += len(result.records) + result.allowed + result.undecided
     return DriftReport(
         records=tuple(sorted(records, key=_importance)),
         traces=len(traces),
         audits=len(audits),
+        profiles=len(profiles),
         calls=calls,
         allowed=allowed,
         answered=answered,
         undecided=undecided,
     )
+
+
+def _ended_s(trace: Trace) -> float:
+    # A trace that does not say when it was made is taken for a recent one: narrows nothing, claims less.
+    start = trace.meta.start_time_s
+    return inf if start is None else start + trace.meta.duration_ns / 1e9
 
 
 def passes(decision: Decision) -> bool:

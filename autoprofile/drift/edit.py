@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from autoprofile.abi.signatures import constrained_args
 from autoprofile.abi.syscalls import syscall_name
+from autoprofile.drift.record import DENIALS
 from autoprofile.profile.action import Action
 from autoprofile.profile.arg import ANY, Arg
 from autoprofile.profile.model import Profile
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from autoprofile.drift.record import DriftRecord
 
-__all__ = ["accept", "accepting_rule", "edit_text", "in_the_way", "removing_text"]
+__all__ = ["accept", "accept_rules", "accepting_rule", "edit_text", "in_the_way", "removing_text"]
 
 
 def accepting_rule(
@@ -56,21 +57,33 @@ def accept(profile: Profile, records: Iterable[DriftRecord]) -> Profile:
     widens: where a deny rule refused the call, the whole rule goes, because no rule can make an exception
         from it.
     """
+    for record in records:
+        if record.kind not in DENIALS or record.arch is None or record.nr is None:
+            continue
+        rule = record.rule or accepting_rule(profile, record.arch, record.nr, record.args)
+        evidence = rule.evidence or Evidence(count=record.count or None)
+        profile = accept_rules(profile, record, (replace(rule, evidence=evidence),))
+    return profile
+
+
+def accept_rules(profile: Profile, record: DriftRecord, added: Sequence[SeccompRule]) -> Profile:
+    """Return the profile with rules added that accept the call of `record`, and the way to it cleared.
+
+    widens: as `accept` does where a deny rule is in the way.
+    """
+    assert record.arch is not None
+    assert record.nr is not None
     arches = list(profile.arch)
     rules = list(profile.rules)
-    for record in records:
-        if record.kind not in ("new_syscall", "new_argument") or record.arch is None or record.nr is None:
-            continue
-        if record.arch not in arches:
-            # A rule without an arch limit holds for every arch of the profile: what was allowed so far must
-            # not silently become allowed on the new one.
-            rules = [r if r.arch else replace(r, arch=_having(r, arches)) for r in rules]
-            arches.append(record.arch)
-        blocked = in_the_way(profile, record.arch, record.nr, record.args)
-        rules = [r for r in rules if r not in blocked]
-        evidence = Evidence(count=record.count, reason=None)
-        rule = accepting_rule(profile, record.arch, record.nr, record.args, evidence)
-        rules.append(replace(rule, arch=None if arches == [record.arch] else (record.arch,)))
+    if record.arch not in arches:
+        # A rule without an arch limit holds for every arch of the profile: what was allowed so far must
+        # not silently become allowed on the new one.
+        rules = [r if r.arch else replace(r, arch=_having(r, arches)) for r in rules]
+        arches.append(record.arch)
+    blocked = in_the_way(profile, record.arch, record.nr, record.args)
+    rules = [r for r in rules if r not in blocked]
+    limit = None if arches == [record.arch] else (record.arch,)
+    rules += [rule for one in added if (rule := replace(one, arch=limit)) not in rules]
     return replace(profile, arch=tuple(arches), rules=tuple(rules))
 
 
@@ -80,14 +93,25 @@ def _having(rule: SeccompRule, arches: Sequence[str]) -> tuple[str, ...]:
     return arches_with(rule.syscall, arches)
 
 
-def edit_text(profile: Profile, arch: str, nr: int, args: Sequence[int | None]) -> str:
-    """Return the YAML to add to the profile so that it accepts this call, with what to remove as comments."""
+def edit_text(
+    profile: Profile, arch: str, nr: int, args: Sequence[int | None], rule: SeccompRule | None = None
+) -> str:
+    """Return the YAML to add to the profile so that it accepts this call, with what to remove as comments.
+
+    Args:
+        profile: the profile to edit.
+        arch: of the call.
+        nr: its number.
+        args: its arguments.
+        rule: the rule to add; the one for exactly this call unless given.
+    """
     lines: list[str] = []
-    for rule in in_the_way(profile, arch, nr, args):
+    for blocked in in_the_way(profile, arch, nr, args):
         lines.append("# remove, because it wins over every rule that allows (widens: all that it refuses):")
-        lines += [f"#   {line}" for line in rules_text((rule,), profile.arch)]
-    rule = accepting_rule(profile, arch, nr, args)
+        lines += [f"#   {line}" for line in rules_text((blocked,), profile.arch)]
     arches = profile.arch
+    limit = None if arches == (arch,) else (arch,)
+    rule = replace(rule or accepting_rule(profile, arch, nr, args), arch=limit)
     if arch not in arches:
         arches = (*arches, arch)
         lines.append(f"# move the rules under syscalls to syscalls_by_arch, {', '.join(profile.arch)}; then:")

@@ -15,12 +15,23 @@ if TYPE_CHECKING:
 
     from autoprofile.profile.rule import SeccompRule
 
-__all__ = ["DRIFT_SCHEMA_VERSION", "KINDS", "SEVERITIES", "DriftRecord", "DriftReport", "record_id"]
+__all__ = [
+    "DENIALS",
+    "DRIFT_SCHEMA_VERSION",
+    "KINDS",
+    "SEVERITIES",
+    "DriftRecord",
+    "DriftReport",
+    "record_id",
+]
 
 DRIFT_SCHEMA_VERSION = 1
 
 KINDS = ("new_syscall", "new_argument", "lost", "shifted", "unused_rule")
 """In the order in which they matter at equal severity."""
+
+DENIALS = ("new_syscall", "new_argument")
+"""The kinds that are calls which the profile refuses."""
 
 SEVERITIES = ("high", "medium", "low", "info")
 
@@ -113,6 +124,7 @@ class DriftReport:
         records: the differences.
         traces: traces compared.
         audits: audit logs compared.
+        profiles: other profiles compared; each of their allow rules counts as one call.
         calls: calls compared, denied and allowed.
         allowed: calls that the profile allows.
         answered: calls that a deny rule answers as was meant: with the error they met anyway, or with ENOSYS
@@ -124,6 +136,7 @@ class DriftReport:
     records: tuple[DriftRecord, ...]
     traces: int = 0
     audits: int = 0
+    profiles: int = 0
     calls: int = 0
     allowed: int = 0
     answered: int = 0
@@ -144,7 +157,7 @@ class DriftReport:
     @property
     def denials(self) -> tuple[DriftRecord, ...]:
         """The records of calls that the profile refuses."""
-        return tuple(r for r in self.records if r.kind in ("new_syscall", "new_argument"))
+        return tuple(r for r in self.records if r.kind in DENIALS)
 
     def to_dict(self) -> dict[str, object]:
         """Return the JSON document of ``drift --json``."""
@@ -152,6 +165,7 @@ class DriftReport:
             "schema_version": DRIFT_SCHEMA_VERSION,
             "traces": self.traces,
             "audits": self.audits,
+            "profiles": self.profiles,
             "calls": self.calls,
             "allowed": self.allowed,
             "answered": self.answered,

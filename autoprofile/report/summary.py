@@ -33,6 +33,7 @@ __all__ = [
     "audit_document",
     "audit_text",
     "diff_text",
+    "drift_record_text",
     "drift_summary",
     "drift_text",
     "lint_text",
@@ -149,6 +150,13 @@ def drift_text(report: DriftReport, style: Style) -> str:
         page.table(
             [(r.call, f"learned from {r.count}" if r.count else "") for r in unused], styles=("", "dim")
         )
+    return page.render()
+
+
+def drift_record_text(record: DriftRecord, style: Style) -> str:
+    """Return one difference as text."""
+    page = TextPage(style)
+    _drift_record(page, record)
     return page.render()
 
 

@@ -1,0 +1,183 @@
+"""Drift for continuous integration: SARIF 2.1.0, JUnit XML and Markdown.
+
+In: a drift report and the severity from which a difference fails the build. Out: text. Pure.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from autoprofile.drift.record import SEVERITIES
+from autoprofile.report.facts import counted
+from autoprofile.report.summary import drift_summary, witness_text
+
+if TYPE_CHECKING:
+    from autoprofile.drift.record import DriftRecord, DriftReport
+
+__all__ = ["drift_junit", "drift_markdown", "drift_sarif", "fails"]
+
+_LEVEL = {"high": "error", "medium": "warning", "low": "note", "info": "note"}
+
+_TITLES = {
+    "new_syscall": "A syscall that the profile does not allow",
+    "new_argument": "Arguments that the profile does not allow",
+    "lost": "Evidence is missing",
+    "shifted": "A syscall's share of the calls changed",
+    "unused_rule": "An allow rule that nothing needed",
+}
+
+
+def fails(record: DriftRecord, fail_on: str) -> bool:
+    """Tell whether a difference is as severe as `fail_on` (one of `SEVERITIES`) or more."""
+    return SEVERITIES.index(record.severity) <= SEVERITIES.index(fail_on)
+
+
+def drift_sarif(report: DriftReport, uri: str, *, version: str) -> dict[str, object]:
+    """Return a SARIF log with one result per difference, located in the profile.
+
+    Args:
+        report: the differences.
+        uri: where the profile lies, relative to the repository.
+        version: of autoprofile.
+    """
+    kinds = sorted({r.kind for r in report})
+    return {
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "version": "2.1.0",
+        "runs": [
+            {
+                "tool": {
+                    "driver": {
+                        "name": "autoprofile",
+                        "version": version,
+                        "rules": [
+                            {"id": f"drift/{kind}", "shortDescription": {"text": _TITLES[kind]}}
+                            for kind in kinds
+                        ],
+                    }
+                },
+                "results": [
+                    {
+                        "ruleId": f"drift/{r.kind}",
+                        "level": _LEVEL[r.severity],
+                        "message": {"text": f"{r.call}: {r.why}"},
+                        "locations": [{"physicalLocation": {"artifactLocation": {"uri": uri}}}],
+                        "partialFingerprints": {"autoprofile/v1": r.id},
+                        "occurrenceCount": max(r.count, 1),
+                        "properties": {
+                            "severity": r.severity,
+                            "attribution": r.attribution,
+                            "program": r.program,
+                            "edit": r.edit,
+                        },
+                    }
+                    for r in report
+                ],
+            }
+        ],
+    }
+
+
+def drift_junit(report: DriftReport, name: str, *, fail_on: str) -> str:
+    """Return JUnit XML: one test case per difference, failed from `fail_on` on, and one that always passes.
+
+    The passing one says what was compared, so that a run without drift is not an empty suite.
+
+    Args:
+        report: the differences.
+        name: of the suite: the profile's file.
+        fail_on: the least severity that fails.
+    """
+    from xml.etree import ElementTree as Xml
+
+    failing = [r for r in report if fails(r, fail_on)]
+    counts = {"tests": str(len(report) + 1), "failures": str(len(failing)), "errors": "0"}
+    suites = Xml.Element("testsuites", counts)
+    suite = Xml.SubElement(suites, "testsuite", {"name": f"drift of {name}", **counts})
+    summary = Xml.SubElement(suite, "testcase", {"classname": "drift", "name": "evidence compared"})
+    Xml.SubElement(summary, "system-out").text = _printable(drift_summary(report))
+    for record in report:
+        case = Xml.SubElement(
+            suite,
+            "testcase",
+            {"classname": f"drift.{record.kind}", "name": _printable(f"{record.call} [{record.id}]")},
+        )
+        if fails(record, fail_on):
+            failure = Xml.SubElement(
+                case, "failure", {"type": record.severity, "message": _printable(record.why)}
+            )
+            failure.text = _printable(_details(record))
+        else:
+            Xml.SubElement(case, "system-out").text = _printable(f"{record.severity}: {_details(record)}")
+    Xml.indent(suites)
+    return Xml.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def drift_markdown(report: DriftReport, name: str, *, fail_on: str) -> str:
+    """Return Markdown for a pull request: the sum, a table, and each refused call with its edit.
+
+    Args:
+        report: the differences.
+        name: of the profile.
+        fail_on: the least severity that fails; said in the first line.
+    """
+    failing = sum(fails(r, fail_on) for r in report)
+    lines = [f"### Drift of `{name}`", "", f"{drift_summary(report)}; {counted(failing, 'difference')} fail."]
+    shown = [r for r in report if r.kind != "unused_rule"]
+    if shown:
+        lines += ["", "| severity | kind | call | program | times | cause |", "|---|---|---|---|---|---|"]
+        lines += [
+            f"| {r.severity} | {r.kind} | {_code(r.call)} | {_code(r.program or '')} | {r.count} "
+            f"| {r.attribution} |"
+            for r in shown
+        ]
+    for r in shown:
+        if not r.edit:
+            continue
+        lines += ["", f"<details><summary>{r.id}: {_html(r.call)}</summary>", "", _escape(r.why), ""]
+        where = witness_text(r.witness)
+        if where:
+            lines += [f"Seen: {_escape(where)}.", ""]
+        lines += ["To accept it, add:", "", "```yaml", r.edit.rstrip("\n"), "```", "", "</details>"]
+    unused = Counter(r.syscall for r in report if r.kind == "unused_rule")
+    if unused:
+        names = ", ".join(_code(str(call)) + (f" ({n} rules)" if n > 1 else "") for call, n in unused.items())
+        lines += ["", f"Not used: {names}."]
+    return "\n".join(lines) + "\n"
+
+
+def _details(record: DriftRecord) -> str:
+    parts = [f"{record.call}, {counted(record.count, 'time')}", record.why]
+    if record.program:
+        parts.append(f"program: {record.program}")
+    where = witness_text(record.witness)
+    if where:
+        parts.append(f"seen: {where}")
+    if record.edit:
+        parts.append(f"to accept it, add:\n{record.edit}")
+    return "\n".join(parts)
+
+
+def _printable(text: str) -> str:
+    # XML 1.0 has no way to write most control characters; program and thread names may hold any.
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
+
+
+def _escape(text: str) -> str:
+    # what a program is called must not become markup in somebody's pull request
+    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|!~" else c for c in _printable(text).replace("\n", " "))
+
+
+def _html(text: str) -> str:
+    from html import escape
+
+    return f"<code>{escape(_printable(text))}</code>"
+
+
+def _code(text: str) -> str:
+    plain = _printable(text).replace("\n", " ").replace("|", "\\|")
+    if not plain:
+        return ""
+    fence = "`" if "`" not in plain else "``"
+    return f"{fence}{plain}{fence}" if fence == "`" else f"{fence} {plain} {fence}"

@@ -1,0 +1,179 @@
+"""Reviewing drift writes the profile that was decided on, keeps what people wrote, and can stop at any time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from autoprofile.observations import Trace
+from autoprofile.profile import Profile
+from tests.cli.tool import autoprofile, hand_written, one_error
+from tests.unit.learn.traces import observed, trace_of
+
+PROFILE = """\
+autoprofile: 1
+arch: [x86_64]
+level: strict
+mode: allowlist
+default: kill
+# what the web server needs
+syscalls:
+  read: any  # count=5
+  # only Unix sockets: nothing here talks to the network
+  socket:
+    - {family: AF_UNIX, type: SOCK_STREAM, protocol: 0}
+"""
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> tuple[Path, Path]:
+    """A hand-written profile, and a trace with four differences to it."""
+    trace: Trace = trace_of(
+        observed("read"),
+        observed("socket", 1, 1, 0),
+        observed("socket", 2, 1, 0, count=3),
+        observed("getpid"),
+        observed("getuid"),
+        observed("ptrace", 16),
+    )
+    trace.save(tmp_path / "t.parquet")
+    return hand_written(tmp_path, PROFILE), tmp_path / "t.parquet"
+
+
+def ids(profile: Path, trace: Path) -> dict[str, str]:
+    done = autoprofile("drift", profile, trace, "--json", cwd=profile.parent)
+    return {r["syscall"]: r["id"] for r in json.loads(done.stdout)["records"]}
+
+
+def test_the_walk_carries_out_each_answer_and_keeps_comments(case: tuple[Path, Path]) -> None:
+    """Accept, deny and keep are written at once; comments stay; what is left is asked the next time."""
+    profile, trace = case
+    with (profile.parent / "answers").open("w+") as answers:
+        answers.write(
+            "?\nd EACCES\ne\na\n"
+        )  # ptrace denied, socket explained and accepted, then the answers end
+        answers.seek(0)
+        done = autoprofile("review", profile, trace, cwd=profile.parent, stdin=answers)
+    assert done.returncode == 3, done.stderr
+    assert "1 accept, 1 deny; 2 differences left" in done.stdout
+    text = profile.read_text()
+    assert "# what the web server needs\n" in text
+    assert "# only Unix sockets: nothing here talks to the network\n" in text
+    decided = Profile.load(profile)
+    assert str(decided.decide("ptrace", 16).action) == "EACCES"
+    assert str(decided.decide("socket", "AF_INET", "SOCK_STREAM", 0).action) == "allow"
+    assert str(decided.decide("socket", "AF_INET", "SOCK_DGRAM", 0).action) == "kill"
+    with (profile.parent / "answers").open("w+") as answers:
+        answers.write("k\nk\n")
+        answers.seek(0)
+        again = autoprofile("review", profile, trace, "--why", "harmless", cwd=profile.parent, stdin=answers)
+    assert again.returncode == 0, again.stderr
+    assert "ptrace" not in again.stderr, "what was decided is asked only once"
+    assert profile.read_text() == text
+    verdicts = json.loads((profile.parent / "p.review.json").read_text())["verdicts"]
+    assert {v["call"]: (v["verdict"], v["why"]) for v in verdicts} == {
+        "ptrace(request=PTRACE_ATTACH)": ("deny", ""),
+        "socket(family=AF_INET, type=SOCK_STREAM, protocol=0)": ("accept", ""),
+        "getpid()": ("keep", "harmless"),
+        "getuid()": ("keep", "harmless"),
+    }
+
+
+def test_what_is_settled_stays_settled(case: tuple[Path, Path]) -> None:
+    """Drift leaves out what review settled, says so, and shows it with --all."""
+    profile, trace = case
+    found = ids(profile, trace)
+    done = autoprofile(
+        "review", profile, trace, "--keep", found["ptrace"], "--accept-below", "high", cwd=profile.parent
+    )
+    assert done.returncode == 0, done.stderr
+    after = autoprofile("drift", profile, trace, cwd=profile.parent)
+    assert after.returncode == 0
+    assert "1 difference settled by review left out" in after.stderr
+    shown = autoprofile("drift", profile, trace, "--all", "--json", cwd=profile.parent)
+    assert shown.returncode == 3
+    assert [r["id"] for r in json.loads(shown.stdout)["records"]] == [found["ptrace"]]
+
+
+def test_accepting_below_a_severity_leaves_the_severe_alone(case: tuple[Path, Path]) -> None:
+    """--accept-below high accepts low and medium differences, and never a high one."""
+    profile, trace = case
+    done = autoprofile("review", profile, trace, "--accept-below", "high", "--json", cwd=profile.parent)
+    assert done.returncode == 3
+    document = json.loads(done.stdout)
+    assert [r["syscall"] for r in document["open"]] == ["ptrace"]
+    assert str(Profile.load(profile).decide("ptrace", 16).action) == "kill"
+
+
+def test_a_dry_run_writes_nothing(case: tuple[Path, Path]) -> None:
+    """--dry-run shows the change and leaves profile and verdicts as they were."""
+    profile, trace = case
+    done = autoprofile("review", profile, trace, "--accept-below", "high", "--dry-run", cwd=profile.parent)
+    assert "widened: syscalls.getpid: added" in done.stdout
+    assert profile.read_text() == PROFILE
+    assert not (profile.parent / "p.review.json").exists()
+
+
+def test_an_edit_made_meanwhile_is_kept(case: tuple[Path, Path]) -> None:
+    """The profile is read again before a verdict is written into it."""
+    profile, trace = case
+    found = ids(profile, trace)
+    profile.write_text(PROFILE + "  write: any  # by hand\n")
+    autoprofile("review", profile, trace, "--accept", found["getpid"], cwd=profile.parent)
+    assert "write: any  # by hand" in profile.read_text()
+    assert "getpid: any" in profile.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (["--accept", "Dnone"], 2, "no difference has the id Dnone"),
+        (["--accept", "D"], 2, "the beginning of 4 ids"),
+        (["--deny", "{getpid}=EWRONG"], 1, "EWRONG"),
+        (["--accept", "{getpid}", "--keep", "{getpid}"], 2, "two verdicts"),
+        (["--accept", "{getpid}", "--deny", "{getuid}=EWRONG"], 1, "EWRONG"),
+    ],
+)
+def test_a_wrong_verdict_changes_nothing(
+    words: list[str], status: int, says: str, case: tuple[Path, Path]
+) -> None:
+    """One error, the status of the table, and both files as they were, even where other verdicts were right."""
+    profile, trace = case
+    found = ids(profile, trace)
+    done = autoprofile("review", profile, trace, *(w.format(**found) for w in words), cwd=profile.parent)
+    assert done.returncode == status, done.stderr
+    assert says in one_error(done.stderr)
+    assert profile.read_text() == PROFILE
+    assert not (profile.parent / "p.review.json").exists()
+
+
+def test_fail_on_decides_the_status_and_not_what_is_shown(case: tuple[Path, Path]) -> None:
+    """--fail-on high shows every difference and fails only for a high one."""
+    profile, trace = case
+    assert autoprofile("drift", profile, trace, "--fail-on", "high", cwd=profile.parent).returncode == 3
+    found = ids(profile, trace)
+    autoprofile("review", profile, trace, "--keep", found["ptrace"], cwd=profile.parent)
+    done = autoprofile("drift", profile, trace, "--fail-on", "high", cwd=profile.parent)
+    assert done.returncode == 0
+    assert "getpid" in done.stdout
+
+
+def test_another_profile_is_evidence(case: tuple[Path, Path]) -> None:
+    """What another profile allows and this one refuses is drift, with the other file as witness."""
+    profile, _ = case
+    other = hand_written(profile.parent, PROFILE + "  getpid: any\n", "other.yaml")
+    done = autoprofile("drift", profile, other, "--json", cwd=profile.parent)
+    assert done.returncode == 3
+    (record,) = json.loads(done.stdout)["records"]
+    assert (record["syscall"], record["witness"]["profile"]) == ("getpid", str(other))
+    assert autoprofile("drift", other, profile, cwd=profile.parent).returncode == 0
+
+
+def test_unused_days_claims_nothing_that_the_traces_do_not_cover(case: tuple[Path, Path]) -> None:
+    """With traces of less than N days no rule is called unused for N days, and that is said."""
+    profile, trace = case
+    done = autoprofile("drift", profile, trace, "--unused-days", "30", cwd=profile.parent)
+    assert done.returncode in (2, 3)
+    assert "days" in done.stderr
