@@ -51,9 +51,8 @@ def test_the_walk_carries_out_each_answer_and_keeps_comments(case: tuple[Path, P
     """Accept, deny and keep are written at once; comments stay; what is left is asked the next time."""
     profile, trace = case
     with (profile.parent / "answers").open("w+") as answers:
-        answers.write(
-            "?\nd EACCES\ne\na\n"
-        )  # ptrace denied, socket explained and accepted, then the answers end
+        # ptrace denied, two skipped, socket explained and accepted
+        answers.write("?\nd EACCES\ns\ns\ne\na\n")
         answers.seek(0)
         done = autoprofile("review", profile, trace, cwd=profile.parent, stdin=answers)
     assert done.returncode == 3, done.stderr
