@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from autoprofile.cli.drifting import compared, read_reviewed, review_file, write_reviewed
+from autoprofile.cli.histories import record_if_kept, user_name
 from autoprofile.cli.inputs import read_profile
 from autoprofile.errors import AutoprofileError, UsageError
 
@@ -61,7 +62,7 @@ class Session:
         self.dry_run = dry_run
         self.profile = self.before = read_profile(path)
         self._evidence = evidence
-        self._who, self._why = who or _user(), why
+        self._who, self._why = who or user_name(), why
         self._reviewed = read_reviewed(review_file(path))
         self._report: DriftReport = compared(output, self.profile, evidence)
         self._given: Counter[str] = Counter()
@@ -112,6 +113,7 @@ class Session:
         changes = any(verdict in CHANGING for _, verdict, _ in wanted)
         if changes and not self.dry_run:
             profile.save(self.path, overwrite=True)
+            record_if_kept(self.path, profile, who=self._who, why=self._why or _reason(wanted))
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         given = [(record, verdict) for record, verdict, _ in wanted]
         if changes:
@@ -166,19 +168,18 @@ class Session:
         return diff(self.before, self.profile)
 
 
+def _reason(wanted: Sequence[tuple[DriftRecord, str, str]]) -> str:
+    return (
+        "review: "
+        + ", ".join(f"{verdict} {record.call}" for record, verdict, _ in wanted[:3])
+        + (f" and {len(wanted) - 3} more" if len(wanted) > 3 else "")
+    )
+
+
 def _decided_by(profile: Profile, record: DriftRecord) -> SeccompRule | None:
     if record.arch is None or record.nr is None:
         return None
     return profile.decide_call(record.arch, record.nr, [a or 0 for a in record.args]).rule
-
-
-def _user() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # no such user: a container that runs under a bare number
-        return "unknown"
 
 
 def walk(session: Session) -> None:

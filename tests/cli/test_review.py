@@ -176,3 +176,29 @@ def test_unused_days_claims_nothing_that_the_traces_do_not_cover(case: tuple[Pat
     done = autoprofile("drift", profile, trace, "--unused-days", "30", cwd=profile.parent)
     assert done.returncode in (2, 3)
     assert "days" in done.stderr
+
+
+def test_a_history_that_was_begun_grows_with_each_review(case: tuple[Path, Path]) -> None:
+    """Without --record nothing is kept; after it, review adds versions with who, why and what changed."""
+    profile, trace = case
+    refused = autoprofile("history", profile, cwd=profile.parent)
+    assert refused.returncode == 1
+    assert "no history is kept" in one_error(refused.stderr)
+    assert autoprofile("history", profile, "--record", "start", cwd=profile.parent).returncode == 0
+    words = ["--accept-below", "high", "--why", "new release", "--who", "ann"]
+    autoprofile("review", profile, trace, *words, cwd=profile.parent)
+    document = json.loads(autoprofile("history", profile, "--json", cwd=profile.parent).stdout)
+    first, second = document["versions"]
+    assert document["is_current"]
+    assert (first["why"], first["parent"]) == ("start", None)
+    assert (second["why"], second["who"], second["parent"]) == ("new release", "ann", first["version"])
+    assert {c["subject"] for c in second["changes"]} == {
+        "syscalls.getpid",
+        "syscalls.getuid",
+        "syscalls.socket",
+    }
+    shown = autoprofile("history", profile, "--show", first["version"][:8], cwd=profile.parent)
+    assert Profile.loads(shown.stdout) == Profile.loads(PROFILE)
+    profile.write_text(PROFILE)
+    changed = autoprofile("history", profile, cwd=profile.parent)
+    assert "changed since its last version" in changed.stderr
