@@ -17,20 +17,25 @@ if TYPE_CHECKING:
 __all__ = ["c_array", "export_c"]
 
 
-def c_array(program: Program) -> str:
-    """Return the program as a C array of ``struct sock_filter`` and its ``struct sock_fprog``."""
-    lines = [
-        "#include <linux/filter.h>",
-        "",
-        f"static const struct sock_filter autoprofile_filter[{len(program)}] = {{",
-        *(f"\t{{ 0x{i.code:02x}, {i.jt}, {i.jf}, 0x{i.k:08x} }}," for i in program),
-        "};",
-        "",
-        "static const struct sock_fprog autoprofile_program = {",
-        f"\t.len = {len(program)},",
-        "\t.filter = (struct sock_filter *)autoprofile_filter,",
-        "};",
-    ]
+def c_array(*programs: Program) -> str:
+    """Return programs as C arrays of ``struct sock_filter`` and their ``struct sock_fprog``.
+
+    One is ``autoprofile_program``; of several, ``autoprofile_program_1`` has to be installed first.
+    """
+    lines = ["#include <linux/filter.h>"]
+    for number, program in enumerate(programs, 1):
+        suffix = f"_{number}" if len(programs) > 1 else ""
+        lines += [
+            "",
+            f"static const struct sock_filter autoprofile_filter{suffix}[{len(program)}] = {{",
+            *(f"\t{{ 0x{i.code:02x}, {i.jt}, {i.jf}, 0x{i.k:08x} }}," for i in program),
+            "};",
+            "",
+            f"static const struct sock_fprog autoprofile_program{suffix} = {{",
+            f"\t.len = {len(program)},",
+            f"\t.filter = (struct sock_filter *)autoprofile_filter{suffix},",
+            "};",
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -8,6 +8,9 @@ runtimes, so none is ever written.
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
 from autoprofile.abi.arch import ARCHES
@@ -15,7 +18,9 @@ from autoprofile.abi.syscalls import syscall_nr
 from autoprofile.errors import AutoprofileError, ProfileError, UsageError
 from autoprofile.formats.conditions import Condition, conditions_of
 from autoprofile.formats.fidelity import Exported, Imported, Note
+from autoprofile.formats.oci_schema import ACTIONS, OPERATORS, check_document, unique_keys
 from autoprofile.profile import ANY, Action, Arg, Evidence, Profile, SeccompRule
+from autoprofile.profile.region import intersection, witness
 from autoprofile.profile.wording import rule_text
 
 if TYPE_CHECKING:
@@ -41,18 +46,9 @@ _ACTION: Final = {
     "kill_thread": "SCMP_ACT_KILL_THREAD",
     "kill_process": "SCMP_ACT_KILL_PROCESS",
 }
-_KIND: Final = {name: kind for kind, name in _ACTION.items()} | {"SCMP_ACT_KILL": "kill_thread"}
-_OP: Final = {
-    "eq": "SCMP_CMP_EQ",
-    "ne": "SCMP_CMP_NE",
-    "lt": "SCMP_CMP_LT",
-    "le": "SCMP_CMP_LE",
-    "gt": "SCMP_CMP_GT",
-    "ge": "SCMP_CMP_GE",
-    "masked_eq": "SCMP_CMP_MASKED_EQ",
-}
+_KIND: Final = ACTIONS
+_OP: Final = {op: name for name, op in OPERATORS.items()}
 _U32: Final = 0xFFFFFFFF
-_OP_NAME: Final = {name: op for op, name in _OP.items()}
 
 #: What runc itself calls between installing the filter and starting the program: found by taking calls away
 #: one by one (runc 1.1.5), and what the scheduler of a Go program may do at any moment.
@@ -189,95 +185,154 @@ def _condition(one: Condition) -> dict[str, Any]:
     return {"index": one.index, "value": one.value, "op": _OP[one.op]}
 
 
-def import_oci(text: str, where: str = "<string>", *, caps: Iterable[str] = ()) -> Imported:
+def import_oci(
+    text: str,
+    where: str = "<string>",
+    *,
+    caps: Iterable[str] = (),
+    arch: str = "x86_64",
+    kernel: tuple[int, int] | None = None,
+) -> Imported:
     """Read OCI or Docker seccomp JSON as a profile.
 
     Args:
         text: the JSON, either the seccomp object itself or a whole ``config.json``.
         where: its file name, for errors.
         caps: capabilities the container has (``CAP_SYS_ADMIN``); Docker's profiles depend on them.
+        arch: of the machine; Docker's profiles depend on it.
+        kernel: its version; Docker's profiles depend on that too. None for a newer one than they ask for.
 
     Raises:
-        ProfileError: it is not such a document.
+        ProfileError: it is not such a document; `where` ends with the place in it.
     """
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=unique_keys)
     except json.JSONDecodeError as error:
         raise ProfileError(f"not JSON: {error.msg}", where=f"{where}:{error.lineno}") from None
-    if isinstance(content, dict) and "linux" in content and "ociVersion" in content:
-        content = content["linux"].get("seccomp")
-    return profile_from_document(content, where, caps=caps)
+    except ProfileError as error:
+        raise ProfileError(error.what, where=where, hint=error.hint) from None
+    except RecursionError:
+        raise ProfileError("it is nested too deeply", where=where) from None
+    if isinstance(content, dict) and "ociVersion" in content:
+        linux = content.get("linux")
+        content = linux.get("seccomp") if isinstance(linux, dict) else None
+        if content is None:
+            raise ProfileError(
+                "the container has no seccomp profile",
+                where=f"{where}: linux.seccomp",
+                hint="it is unconfined",
+            )
+        where = f"{where}: linux.seccomp"
+    return profile_from_document(content, where, caps=caps, arch=arch, kernel=kernel)
 
 
-def profile_from_document(content: object, where: str, *, caps: Iterable[str] = ()) -> Imported:
+def profile_from_document(
+    content: object,
+    where: str,
+    *,
+    caps: Iterable[str] = (),
+    arch: str = "x86_64",
+    kernel: tuple[int, int] | None = None,
+) -> Imported:
     """Read a parsed seccomp object as a profile; see `import_oci`."""
-    if not isinstance(content, dict) or "defaultAction" not in content:
-        raise ProfileError("no seccomp profile: it has no defaultAction", where=where)
-    notes: list[Note] = []
-    arches = _arches(content, where)
-    default = _action(content["defaultAction"], content.get("defaultErrnoRet"), where)
+    notes = check_document(content, where)
+    assert isinstance(content, dict)
+    arches = _arches(content, arch, where, notes)
+    default = _action(content["defaultAction"], content, "defaultErrnoRet", "defaultErrno", where)
     rules: list[SeccompRule] = []
-    held = frozenset(caps)
-    for entry in content.get("syscalls") or ():
-        names = entry.get("names") or ([entry["name"]] if "name" in entry else [])
-        if not _applies(entry, held, arches):
-            notes.append(Note("kept", ", ".join(names[:3]), "not for these caps and arches: left out"))
+    machine = _Machine(frozenset(caps), _DOCKER_ARCH.get(arch, arch), kernel)
+    for at, entry in enumerate(content.get("syscalls") or ()):
+        names = entry.get("names") or [entry["name"]]
+        if not machine.takes(entry, f"{where}: syscalls[{at}]"):
+            notes.append(Note("kept", ", ".join(names[:3]), "not for these caps, arch and kernel: left out"))
             continue
-        action = _action(entry["action"], entry.get("errnoRet"), where)
-        for args in _alternatives(entry.get("args") or (), where):
+        action = _action(entry["action"], entry, "errnoRet", "errno", f"{where}: syscalls[{at}]")
+        for args in _alternatives(entry.get("args") or ()):
             for name in names:
-                if not any(syscall_nr(arch, name) is not None for arch in arches):
+                if not any(syscall_nr(one, name) is not None for one in arches):
                     notes.append(Note("kept", name, "no such call on these arches: left out"))
                     continue
                 evidence = Evidence(reason=entry["comment"]) if entry.get("comment") else None
                 rules.append(SeccompRule(name, action, args or ANY, None, evidence))
+    for name in ("flags", "listenerPath", "listenerMetadata"):
+        if content.get(name):
+            notes.append(Note("kept", name, "how the filter is installed, not what it means: left out"))
     rules = _as_libseccomp(rules, notes)
     mode = "denylist" if default.is_permitting else "allowlist"
     try:
         profile = Profile(arch=arches, level="permissive", mode=mode, default=default, rules=tuple(rules))
     except AutoprofileError as error:
         raise ProfileError(error.what, where=where, hint=error.hint) from error
-    return Imported(profile, tuple(notes))
+    return Imported(profile, tuple(dict.fromkeys(notes)))
 
 
-def _arches(content: dict[str, Any], where: str) -> tuple[str, ...]:
+def _arches(content: dict[str, Any], native: str, where: str, notes: list[Note]) -> tuple[str, ...]:
     by_token = {token: name for name, token in _ARCH.items()}
+    if native not in _ARCH:
+        raise UsageError(f"no arch {native!r}", hint="arches: " + ", ".join(_ARCH))
+    groups = content.get("archMap") or ()
     found = list(content.get("architectures") or ())
-    for group in content.get("archMap") or ():
-        # Docker's archMap: the group of the machine applies; ours is the one whose arch comes first here.
-        if group.get("architecture") == "SCMP_ARCH_X86_64" and not found:
+    for group in groups:
+        # The group of the machine applies, with the arches it can run besides.
+        if group["architecture"] == _ARCH[native]:
             found = [group["architecture"], *(group.get("subArchitectures") or ())]
-    names = tuple(by_token[token] for token in found if token in by_token)
+    names = tuple(dict.fromkeys(by_token[token] for token in found if token in by_token))
     if found and not names:
         raise ProfileError(f"none of its architectures is known: {', '.join(found)}", where=where)
     assert all(name in ARCHES for name in names)
-    return names or ("x86_64",)
+    notes += [
+        Note("narrowed", token, "no arch known here: its calls are killed")
+        for token in found
+        if token not in by_token
+    ]
+    return names or (native,)
 
 
-def _action(name: str, data: int | None, where: str) -> Action:
-    if name not in _KIND:
-        raise ProfileError(f"no action {name!r}", where=where, hint="actions: " + ", ".join(_KIND))
+def _action(name: str, holder: dict[str, Any], number: str, text: str, where: str) -> Action:
     kind = _KIND[name]
     if kind == "errno":
+        if holder.get(text):  # Podman's: the name decides where both are given
+            try:
+                return Action.errno(str(holder[text]))
+            except AutoprofileError as error:
+                raise ProfileError(error.what, where=f"{where}.{text}", hint=error.hint) from error
+        data = holder.get(number)
         return Action(kind, 1 if data is None else data)  # EPERM is the runtimes' default
-    return Action(kind, data or 0) if kind == "trace" else Action(kind)
+    return Action(kind, holder.get(number) or 0) if kind == "trace" else Action(kind)
 
 
-def _applies(entry: dict[str, Any], caps: frozenset[str], arches: Sequence[str]) -> bool:
-    names = {"x86_64": "amd64", "i386": "x86", "aarch64": "arm64"}
-    machine = {names.get(arch, arch) for arch in arches}
-    includes, excludes = entry.get("includes") or {}, entry.get("excludes") or {}
-    if not set(includes.get("caps") or ()) <= caps or set(excludes.get("caps") or ()) & caps:
-        return False
-    wanted = set(includes.get("arches") or ())
-    return not (wanted and not wanted & machine) and not set(excludes.get("arches") or ()) & machine
+# What Docker calls an arch in includes and excludes (moby/profiles seccomp/seccomp_linux.go, goToNative).
+_DOCKER_ARCH: Final = {"x86_64": "amd64", "i386": "x86", "aarch64": "arm64"}
 
 
-def _alternatives(args: Sequence[dict[str, Any]], where: str) -> list[tuple[Arg, ...]]:
-    try:
-        made = tuple(_arg(one) for one in args)
-    except (KeyError, TypeError, AutoprofileError) as error:
-        raise ProfileError(f"cannot read the condition {list(args)}: {error}", where=where) from error
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    # What an entry's includes and excludes are about.
+    caps: frozenset[str]
+    arch: str
+    kernel: tuple[int, int] | None
+
+    def takes(self, entry: dict[str, Any], where: str) -> bool:
+        includes, excludes = entry.get("includes") or {}, entry.get("excludes") or {}
+        if set(excludes.get("caps") or ()) & self.caps or self.arch in (excludes.get("arches") or ()):
+            return False
+        if not set(includes.get("caps") or ()) <= self.caps:
+            return False
+        if includes.get("arches") and self.arch not in includes["arches"]:
+            return False
+        if excludes.get("minKernel") and self._is_at_least(excludes["minKernel"], f"{where}.excludes"):
+            return False
+        return not includes.get("minKernel") or self._is_at_least(includes["minKernel"], f"{where}.includes")
+
+    def _is_at_least(self, text: str, where: str) -> bool:
+        match = re.fullmatch(r"(\d{1,4})\.(\d{1,4})(\..*)?", text)
+        if match is None:
+            raise ProfileError(f"{text!r} is no kernel version", where=f"{where}.minKernel")
+        return self.kernel is None or self.kernel >= (int(match[1]), int(match[2]))
+
+
+def _alternatives(args: Sequence[dict[str, Any]]) -> list[tuple[Arg, ...]]:
+    made = tuple(_arg(one) for one in args)
     indexes = [one.index for one in made]
     if len(set(indexes)) != len(indexes):
         return [(one,) for one in made]  # runc, crun and youki OR them
@@ -285,14 +340,12 @@ def _alternatives(args: Sequence[dict[str, Any]], where: str) -> list[tuple[Arg,
 
 
 def _arg(one: dict[str, Any]) -> Arg:
-    op, value = _OP_NAME.get(one["op"]), one.get("value", 0)
-    if op is None:
-        raise UsageError(f"no operator {one['op']!r}")
+    op, value, second = OPERATORS[one["op"]], one["value"], one.get("valueTwo") or 0
     # libseccomp compares the whole register, whatever the kernel reads of it.
     if op == "masked_eq":
         if value == _U32:
-            return Arg(one["index"], "eq", one.get("valueTwo", 0), width=32)
-        return Arg(one["index"], op, one.get("valueTwo", 0), mask=value, width=64)
+            return Arg(one["index"], "eq", second & _U32, width=32)
+        return Arg(one["index"], op, second, mask=value, width=64)
     return Arg(one["index"], op, value, width=64)
 
 
@@ -316,4 +369,27 @@ def _as_libseccomp(rules: list[SeccompRule], notes: list[Note]) -> list[SeccompR
                     f"{rule.action} is lost beside {decides.action}, as it is in runtimes",
                 )
             )
+    _note_overlaps(kept, notes)
     return list(dict.fromkeys(kept))
+
+
+def _note_overlaps(rules: Sequence[SeccompRule], notes: list[Note]) -> None:
+    # Of conditions that hold together and answer differently, libseccomp's own order decides.
+    by_call: dict[str | int, list[SeccompRule]] = {}
+    for rule in rules:
+        by_call.setdefault(rule.syscall, []).append(rule)
+    for syscall, same in by_call.items():
+        for one, other in combinations(same, 2):
+            if one.action == other.action:
+                continue
+            both = intersection(one.comparators, other.comparators)
+            if both is not None and witness(both) is not None:
+                worst = max(one.action, other.action, key=lambda action: action.rank)
+                notes.append(
+                    Note(
+                        "narrowed",
+                        str(syscall),
+                        f"{one.action} and {other.action} overlap, runtimes choose by an order of their own: "
+                        f"read as {worst}",
+                    )
+                )

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoprofile import ANY, Action, Arg, Profile, SeccompRule
@@ -47,13 +47,53 @@ def test_what_oci_keeps_comes_back_meaning_the_same(
     assert back.decide_call("x86_64", nr, args).action == profile.decide_call("x86_64", nr, args).action
 
 
-def test_oci_never_holds_two_conditions_on_one_index() -> None:
-    """Runtimes OR such conditions, so a range is widened and said to be."""
-    made = export_profile(Profile(rules=(RANGE, SOCKET)), "oci")
+COMPARED = st.builds(
+    lambda index, op, value, mask, width: Arg(
+        index, op, {value, 7} if op == "in" else value, mask if op == "masked_eq" else None, width
+    ),
+    st.integers(0, 1), st.sampled_from(["eq", "ne", "lt", "le", "gt", "ge", "masked_eq", "in"]), WORDS,
+    st.sampled_from([0xF, 0xFFFFFFF0, 0x80001]), st.sampled_from([32, 32, 64]),
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.lists(COMPARED, min_size=1, max_size=4), st.lists(WORDS, min_size=2, max_size=2), st.booleans())
+def test_no_exported_entry_compares_an_argument_twice(args: list[Arg], call: list[int], dirty: bool) -> None:
+    """Runtimes OR such conditions; what is exact means the same, and what is not errs as its notes say."""
+    profile = Profile(rules=(SeccompRule("socket", ALLOW, tuple(args)), *RUNTIME_RULES))
+    made = export_profile(profile, "oci")
     for entry in json.loads(made.content)["syscalls"]:
         indexes = [one["index"] for one in entry.get("args", ())]
         assert len(indexes) == len(set(indexes))
-    assert {note.subject.partition("(")[0] for note in made.notes if note.effect == "widened"} == {"futex"}
+    if dirty:
+        call = [value | 0xBAD << 32 for value in call]
+    here = profile.decide("socket", *call).action == ALLOW
+    there = import_oci(made.content.decode()).profile.decide("socket", *call).action == ALLOW
+    effects = {note.effect for note in made.notes}
+    assert here == there or ("widened" if there else "narrowed") in effects
+
+
+def test_a_range_is_exported_as_the_blocks_that_make_it_up() -> None:
+    """2 to 9 is 2-3, 4-7 and 8-9: three masked entries, with nothing lost."""
+    made = export_profile(Profile(rules=(RANGE, SOCKET, *RUNTIME_RULES)), "oci")
+    assert made.is_exact
+    blocks = [
+        entry["args"][0]
+        for entry in json.loads(made.content)["syscalls"]
+        if entry["names"] == ["futex"] and entry["args"][0]["value"] != 0xFFFFFFFF
+    ]
+    assert [(one["value"], one["valueTwo"]) for one in blocks] == [
+        (0xFFFFFFFE, 2),
+        (0xFFFFFFFC, 4),
+        (0xFFFFFFFE, 8),
+    ]
+
+
+def test_a_range_of_too_many_blocks_is_widened_and_said_to_be() -> None:
+    """A 64-bit range between odd borders would take more entries than are worth it."""
+    wide = SeccompRule("mmap", ALLOW, (Arg(1, "ge", 1, width=64), Arg(1, "le", (1 << 64) - 2, width=64)))
+    made = export_profile(Profile(rules=(wide,)), "oci")
+    assert [note.effect for note in made.notes if note.subject.startswith("mmap")] == ["widened"]
 
 
 def test_two_conditions_on_one_index_are_read_as_runtimes_do() -> None:
