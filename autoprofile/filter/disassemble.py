@@ -28,16 +28,17 @@ class _State(NamedTuple):
 
 
 _START = _State("0", None)
+_MINUS_ONE = 0xFFFFFFFF  # the number of a call that a tracer has taken away
 
 
 def disassemble(program: Program) -> str:
     """Render a program, one instruction a line: index, operation, jump targets, and what it is about."""
-    states = _states(program)
+    states = _states(program, program.byteorder)
     width = len(str(len(program) - 1))
     lines = []
     for index, instruction in enumerate(program):
         state = states[index]
-        text, comment = _render(index, instruction, state)
+        text, comment = _render(index, instruction, state, program.byteorder)
         remark = "; ".join(t for t in (comment, program.notes.get(index, "")) if t)
         if state is None:
             remark = f"{remark}; never reached" if remark else "never reached"
@@ -46,7 +47,7 @@ def disassemble(program: Program) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _states(program: Sequence[SockFilter]) -> list[_State | None]:
+def _states(program: Sequence[SockFilter], byteorder: str) -> list[_State | None]:
     # Jumps only go forward, so one pass suffices. None: no path leads here.
     states: list[_State | None] = [None] * (len(program) + 1)
     states[0] = _START
@@ -71,13 +72,13 @@ def _states(program: Sequence[SockFilter]) -> list[_State | None]:
             reach(index + 1 + jt, known)
             reach(index + 1 + jf, state)
         else:
-            reach(index + 1, _State(_held(code, k, state.a), state.token))
+            reach(index + 1, _State(_held(code, k, state.a, byteorder), state.token))
     return states[: len(program)]
 
 
-def _held(code: int, k: int, a: str | None) -> str | None:
+def _held(code: int, k: int, a: str | None, byteorder: str) -> str | None:
     if code == op.LD_ABS:
-        return op.word_name(k)
+        return op.word_name(k, byteorder)
     if code == op.LD_IMM:
         return f"{k:#x}"
     if code == op.LD_LEN:
@@ -89,7 +90,7 @@ def _held(code: int, k: int, a: str | None) -> str | None:
     return None if code & 7 == 4 else a
 
 
-def _render(index: int, instruction: SockFilter, state: _State | None) -> tuple[str, str]:
+def _render(index: int, instruction: SockFilter, state: _State | None, byteorder: str) -> tuple[str, str]:
     code, jt, jf, k = instruction
     if code in (op.RET_K, op.RET_A):
         return _render_return(code, k)
@@ -100,7 +101,7 @@ def _render(index: int, instruction: SockFilter, state: _State | None) -> tuple[
         text = f"{op.JUMP_NAMES[code]:<5} {operand:<11} jt {index + 1 + jt:<5} jf {index + 1 + jf}"
         return text, "" if code & 8 or state is None else _meaning(code, k, state)
     if code == op.LD_ABS:
-        return f"ld    [{k}]", op.word_name(k)
+        return f"ld    [{k}]", op.word_name(k, byteorder)
     moves = {
         op.LD_IMM: f"ld    #{k:#x}",
         op.LD_MEM: f"ld    M[{k}]",
@@ -137,7 +138,7 @@ def _meaning(code: int, k: int, state: _State) -> str:
         value = audit_arch_name(k)
     elif a == "nr" and code != op.JSET_K:
         name = None if state.token is None else syscall_name(arch_from_audit(state.token, k), k)
-        value = f"{name} ({k})" if name else str(k)
+        value = f"{name} ({k})" if name else "-1" if k == _MINUS_ONE else str(k)
     if code == op.JSET_K:
         return f"{a} & {value}"
     return f"{a} {({op.JEQ_K: '==', op.JGT_K: '>', op.JGE_K: '>='})[code]} {value}"

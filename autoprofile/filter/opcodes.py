@@ -99,13 +99,13 @@ NR_OFFSET, ARCH_OFFSET, ARGS_OFFSET = 0, 4, 16
 DATA_SIZE = 64
 
 
-def word_name(offset: int) -> str:
+def word_name(offset: int, byteorder: str = "little") -> str:
     """Name the word of ``struct seccomp_data`` at a byte offset; every arch we know is little-endian."""
     if offset == NR_OFFSET:
         return "nr"
     if offset == ARCH_OFFSET:
         return "arch"
-    half = "hi" if offset & 4 else "lo"
+    half = "hi" if bool(offset & 4) == (byteorder == "little") else "lo"
     if offset < ARGS_OFFSET:
         return f"ip.{half}"
     return f"args[{(offset - ARGS_OFFSET) // 8}].{half}"

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, overload
+from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
 from autoprofile.abi.arch import arch as arch_named
 from autoprofile.errors import AutoprofileError
+from autoprofile.filter import opcodes as op
 from autoprofile.filter import simulate
 from autoprofile.profile import Action
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Program", "SockFilter"]
 
-_SOCK_FILTER = struct.Struct("<HBBI")  # struct sock_filter; every arch we know is little-endian
+# struct sock_filter; every arch we know is little-endian, but filters of others can be read.
+_SOCK_FILTER = {"little": struct.Struct("<HBBI"), "big": struct.Struct(">HBBI")}
+_SIZE = 8
 
 
 class SockFilter(NamedTuple):
@@ -37,31 +40,47 @@ class Program(Sequence[SockFilter]):
     Args:
         instructions: the instructions, checked as the kernel checks them.
         notes: comments by instruction index, shown by `disassemble`.
+        byteorder: of the machine it is for; that says which half of an argument comes first.
 
     Raises:
         FilterInvalid: the kernel would refuse these instructions.
     """
 
-    __slots__ = ("_instructions", "notes")
+    __slots__ = ("_instructions", "byteorder", "notes")
 
-    def __init__(self, instructions: Iterable[SockFilter], notes: Mapping[int, str] | None = None) -> None:
+    def __init__(
+        self,
+        instructions: Iterable[SockFilter],
+        notes: Mapping[int, str] | None = None,
+        byteorder: Literal["little", "big"] = "little",
+    ) -> None:
         self._instructions = tuple(SockFilter(*i) for i in instructions)
         self.notes: Mapping[int, str] = dict(notes or {})
+        self.byteorder: Literal["little", "big"] = byteorder
         simulate.check(self._instructions)
 
     @classmethod
-    def from_bytes(cls, raw: bytes) -> Program:
-        """Read an array of ``struct sock_filter`` in little-endian order.
+    def from_bytes(cls, raw: bytes, byteorder: Literal["little", "big"] | None = "little") -> Program:
+        """Read an array of ``struct sock_filter``.
+
+        Args:
+            raw: the bytes.
+            byteorder: of the machine it is for. None takes the one in which the instructions are valid:
+                no program is valid in both, since the bytes of its last opcode, a return, differ.
 
         Raises:
             AutoprofileError: the length is not a multiple of 8, or the kernel would refuse the instructions.
         """
-        if not raw or len(raw) % _SOCK_FILTER.size:
+        if not raw or len(raw) % _SIZE:
             raise AutoprofileError(
-                f"{len(raw)} bytes are no filter: struct sock_filter has {_SOCK_FILTER.size} bytes",
+                f"{len(raw)} bytes are no filter: struct sock_filter has {_SIZE} bytes",
                 hint="expected the raw instructions, without struct sock_fprog around them",
             )
-        return cls(SockFilter(*fields) for fields in _SOCK_FILTER.iter_unpack(raw))
+        if byteorder is None:
+            is_big = int.from_bytes(raw[-_SIZE : 2 - _SIZE], "big") in (op.RET_K, op.RET_A)
+            byteorder = "big" if is_big else "little"
+        fields = _SOCK_FILTER[byteorder].iter_unpack(raw)
+        return cls((SockFilter(*one) for one in fields), byteorder=byteorder)
 
     @overload
     def __getitem__(self, index: int) -> SockFilter: ...
@@ -77,10 +96,13 @@ class Program(Sequence[SockFilter]):
         return iter(self._instructions)
 
     def __bytes__(self) -> bytes:
-        return b"".join(_SOCK_FILTER.pack(*i) for i in self._instructions)
+        pack = _SOCK_FILTER[self.byteorder].pack
+        return b"".join(pack(*i) for i in self._instructions)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Program) and self._instructions == other._instructions
+        if not isinstance(other, Program):
+            return NotImplemented
+        return (self._instructions, self.byteorder) == (other._instructions, other.byteorder)
 
     def __hash__(self) -> int:
         return hash(self._instructions)

@@ -42,6 +42,12 @@ _LACKS: dict[tuple[str, int], str] = {
     ("ptrace", errno.EACCES): _PTRACE_HINT,
     ("ptrace", errno.ENOSYS): "the container's own seccomp filter refuses ptrace",
     ("ptrace", errno.EIO): "PTRACE_GET_SYSCALL_INFO needs Linux 5.3",
+    (
+        "PTRACE_SECCOMP_GET_FILTER",
+        errno.EACCES,
+    ): "reading filters needs CAP_SYS_ADMIN, and no filter on the reader",
+    ("PTRACE_SECCOMP_GET_FILTER", errno.EINVAL): "the kernel was built without CONFIG_CHECKPOINT_RESTORE",
+    ("PTRACE_SECCOMP_GET_FILTER", errno.EIO): "reading filters needs Linux 4.4",
     ("seccomp", errno.ENOSYS): "the kernel has no seccomp, or an outer filter hides it",
     ("seccomp", errno.EPERM): "an outer seccomp filter refuses seccomp(2)",
     ("seccomp", errno.EACCES): "installing a filter needs no_new_privs or CAP_SYS_ADMIN",

@@ -7,6 +7,7 @@ kernel's NT_PRSTATUS regset, whose length tells the layout (x86_64: 216, i386: 6
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import struct
@@ -42,6 +43,8 @@ __all__ = [
     "ptrace_listen",
     "ptrace_peek",
     "ptrace_poke",
+    "ptrace_seccomp_get_filter",
+    "ptrace_seccomp_get_flags",
     "ptrace_seize",
     "ptrace_set_options",
     "ptrace_set_registers",
@@ -68,6 +71,8 @@ _INTERRUPT: Final = 0x4207
 _LISTEN: Final = 0x4208
 _GETSIGMASK: Final = 0x420A
 _SETSIGMASK: Final = 0x420B
+_SECCOMP_GET_FILTER: Final = 0x420C
+_SECCOMP_GET_METADATA: Final = 0x420D
 _GET_SYSCALL_INFO: Final = 0x420E
 _NT_PRSTATUS: Final = 1  # include/uapi/linux/elf.h
 
@@ -229,6 +234,46 @@ def ptrace_get_syscall_info(pid: int) -> SyscallInfo:
         rval, is_error = _INFO_EXIT.unpack_from(_info_buffer, _INFO_HEAD.size)
         return SyscallInfo(op, arch, ip, sp, -1, _NO_ARGS, rval, bool(is_error))
     return SyscallInfo(op, arch, ip, sp, -1, _NO_ARGS, 0, False)
+
+
+def ptrace_seccomp_get_filter(pid: int, index: int) -> bytes | None:
+    """Return one filter of a stopped tracee as an array of ``struct sock_filter``, None beyond the last.
+
+    Args:
+        pid: the tracee; it must be in filter mode.
+        index: 0 is the filter installed first. (ptrace(2) says the latest; get_nth_filter() in
+            kernel/seccomp.c counts from the oldest.)
+
+    Raises:
+        KernelLacksError: EACCES without CAP_SYS_ADMIN or under a filter of our own; EINVAL where the kernel
+            was built without CONFIG_CHECKPOINT_RESTORE (Linux 4.4).
+        KernelError: EMEDIUMTYPE where the kernel kept no classic program of the filter.
+    """
+    doing = f"asking PTRACE_SECCOMP_GET_FILTER {index} of process {pid}"
+    length = _ptrace(_SECCOMP_GET_FILTER, pid, index, 0)
+    if length < 0:
+        if ctypes.get_errno() == errno.ENOENT:
+            return None
+        fail("PTRACE_SECCOMP_GET_FILTER", doing)
+    buffer = ctypes.create_string_buffer(length * 8)
+    if _ptrace(_SECCOMP_GET_FILTER, pid, index, ctypes.addressof(buffer)) != length:
+        fail("PTRACE_SECCOMP_GET_FILTER", doing)
+    return buffer.raw
+
+
+def ptrace_seccomp_get_flags(pid: int, index: int) -> int | None:
+    """Return the SECCOMP_FILTER_FLAG_* kept of one filter (only LOG is), None before Linux 4.16.
+
+    Raises:
+        KernelError: there is no such filter.
+    """
+    metadata = (ctypes.c_uint64 * 2)(index, 0)  # struct seccomp_metadata: filter_off, flags
+    size = ctypes.sizeof(metadata)
+    if _ptrace(_SECCOMP_GET_METADATA, pid, size, ctypes.addressof(metadata)) < 0:
+        if ctypes.get_errno() in (errno.EIO, errno.EINVAL):  # no such request
+            return None
+        fail("PTRACE_SECCOMP_GET_METADATA", f"asking for the flags of filter {index} of process {pid}")
+    return int(metadata[1])
 
 
 def ptrace_peek(pid: int, address: int) -> int:

@@ -1,0 +1,178 @@
+"""Filters as the verbs read and write them: raw bytes, readable text, C source; one, or several stacked.
+
+Several raw filters go to several files, since the bytes of one do not say where the next begins. Their order
+is that of installation.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from autoprofile.errors import AutoprofileError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from autoprofile.cli.output import Output
+    from autoprofile.filter import Program
+
+__all__ = ["FORMS", "as_option", "form_for", "json_of", "read_program", "write_programs"]
+
+FORMS = ("asm", "raw", "c")
+_STDIO = Path("-")
+_FORM_OF_SUFFIX = {
+    ".bpf": "raw",
+    ".bin": "raw",
+    ".raw": "raw",
+    ".c": "c",
+    ".h": "c",
+    ".asm": "asm",
+    ".s": "asm",
+    ".txt": "asm",
+}
+_FORM_TEXT = {"asm": "as text", "raw": "as raw bytes", "c": "as C source"}
+
+as_option = click.option(
+    "--as",
+    "form",
+    type=click.Choice(FORMS),
+    help="Readable, the bytes the kernel takes (struct sock_filter[]), or a C array. Unless given, the name"
+    " of -o decides (.bpf .bin .raw; .c .h; .asm .s .txt), else asm.",
+)
+
+
+def form_for(asked: str | None, target: Path | None) -> str:
+    """Return the form to write: the one asked for, else what the name of the target says, else ``asm``."""
+    if asked is not None:
+        return asked
+    return "asm" if target is None else _FORM_OF_SUFFIX.get(target.suffix.lower(), "asm")
+
+
+def write_programs(
+    programs: Sequence[Program],
+    form: str,
+    target: Path | None,
+    *,
+    output: Output,
+    force: bool,
+    ctx: click.Context,
+    remarks: Sequence[str] = (),
+) -> None:
+    """Write programs to a file, to several, or to stdout, and say what was written.
+
+    Args:
+        programs: in the order of installation.
+        form: one of `FORMS`.
+        target: the file; of several raw programs ``NAME.1.EXT``, ``NAME.2.EXT`` and so on.
+        output: where messages go.
+        force: whether existing files may be replaced.
+        ctx: for usage errors.
+        remarks: beside `programs`, what a listing says of each.
+
+    Raises:
+        AutoprofileError: a file exists or cannot be written; then none of them is left.
+    """
+    to_stdout = target is None or target == _STDIO
+    if to_stdout and form == "raw":
+        if len(programs) > 1:
+            raise click.UsageError(
+                f"{len(programs)} stacked filters do not fit one stream: give -o FILE, which is numbered", ctx
+            )
+        if sys.stdout.isatty():
+            raise click.UsageError("the bytes of a filter do not belong on a terminal: give -o FILE", ctx)
+    if form == "raw":
+        contents = [bytes(program) for program in programs]
+    elif form == "c":
+        from autoprofile.formats.c import c_array
+
+        contents = [c_array(*programs).encode()]
+    else:
+        contents = ["\n".join(_listings(programs, remarks)).encode()]
+    if target is None or target == _STDIO:
+        for content in contents:
+            output.binary(content)
+        return
+    paths = [target]
+    if len(contents) > 1:
+        paths = [target.with_suffix(f".{n}{target.suffix}") for n in range(1, len(contents) + 1)]
+    _write_all(paths, contents, force=force)
+    if len(paths) > 1:
+        for path, program in zip(paths, programs, strict=True):
+            output.note(f"wrote {path}: {len(program)} instructions, {_FORM_TEXT[form]}")
+    else:
+        other = "" if form != "asm" or target.suffix in _FORM_OF_SUFFIX else " (--as raw writes the bytes)"
+        output.note(f"wrote {target}: {_size_of(programs)}, {_FORM_TEXT[form]}{other}")
+
+
+def _size_of(programs: Sequence[Program]) -> str:
+    instructions = sum(len(program) for program in programs)
+    return f"{instructions} instructions" + (f" in {len(programs)} filters" if len(programs) > 1 else "")
+
+
+def _listings(programs: Sequence[Program], remarks: Sequence[str]) -> list[str]:
+    listings = [program.disassemble() for program in programs]
+    if len(programs) == 1 and not remarks:
+        return listings
+    heads = []
+    for number, program in enumerate(programs):
+        remark = f", {remarks[number]}" if number < len(remarks) and remarks[number] else ""
+        place = f"filter {number + 1} of {len(programs)}, in the order of installation"
+        heads.append(f"; {place if len(programs) > 1 else 'filter'}: {len(program)} instructions{remark}\n")
+    return [head + listing for head, listing in zip(heads, listings, strict=True)]
+
+
+def _write_all(paths: Sequence[Path], contents: Sequence[bytes], *, force: bool) -> None:
+    from autoprofile.atomic import write_atomic
+
+    if not force and (existing := next((p for p in paths if p.exists()), None)):
+        raise AutoprofileError(
+            "the file exists", where=str(existing), hint="say --force to overwrite it, or name another file"
+        )
+    written: list[Path] = []
+    try:
+        for path, content in zip(paths, contents, strict=True):
+            write_atomic(path, content, overwrite=force)
+            written.append(path)
+    except AutoprofileError:
+        if not force:
+            for path in written:
+                path.unlink(missing_ok=True)
+        raise
+
+
+def read_program(path: Path, *, any_byteorder: bool = False) -> Program:
+    """Read a raw filter; ``-`` is stdin.
+
+    Args:
+        path: the file.
+        any_byteorder: whether to take filters of big-endian machines too.
+
+    Raises:
+        AutoprofileError: it cannot be read, or holds no filter; naming the file.
+    """
+    from autoprofile.filter import Program
+
+    where = "<stdin>" if path == _STDIO else str(path)
+    try:
+        raw = sys.stdin.buffer.read() if path == _STDIO else path.read_bytes()
+    except OSError as error:
+        raise AutoprofileError(f"cannot read: {error.strerror or error}", where=where) from error
+    try:
+        return Program.from_bytes(raw, None if any_byteorder else "little")
+    except AutoprofileError as error:
+        hint = error.hint
+        if raw[:5].isascii() and raw[:5].decode().isprintable():
+            hint = "this is text; a raw filter comes from `compile --as raw` or `dump --as raw`"
+        raise AutoprofileError(error.what, where=where, hint=hint) from error
+
+
+def json_of(program: Program) -> dict[str, Any]:
+    """Return what ``--json`` says of a program."""
+    return {
+        "instructions": [{"code": i.code, "jt": i.jt, "jf": i.jf, "k": i.k} for i in program],
+        "length": len(program),
+    }
