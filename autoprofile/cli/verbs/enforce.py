@@ -76,12 +76,17 @@ def command(
 def _explain_death(output: Output, profile: Path, argv: tuple[str, ...], audit_file: Path | None) -> None:
     import shlex
 
+    from autoprofile.cli.inputs import read_profile
+
     audit = audit_file or "A.jsonl"
     again = shlex.join(
         ["autoprofile", "enforce", str(profile), "--complain", "--audit", str(audit), "--", *argv]
     )
     compare = shlex.join(["autoprofile", "drift", str(profile), str(audit)])
+    learned_from = read_profile(profile).program.path
+    origin = f", which was learned from {learned_from}" if learned_from else ""
     output.warn(
-        f"{Path(argv[0]).name} was killed by seccomp (SIGSYS): it made a call that {profile} does not allow",
+        f"{Path(argv[0]).name} was killed by seccomp (SIGSYS): it made a call that {profile} does not"
+        f" allow{origin}",
         f"to see which: {again}; {compare}",
     )
