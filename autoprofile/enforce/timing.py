@@ -26,13 +26,16 @@ from autoprofile.profile import Action
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["REFUSED", "ZEROS", "Clock", "TimedCall", "refusing", "time_calls"]
+__all__ = ["REFUSED", "SCRATCH", "ZEROS", "Clock", "TimedCall", "refusing", "time_calls", "time_mix"]
 
 REFUSED: Final = -4095
 """What a call returns under a filter made by `refusing`: the largest errno, which no call answers with."""
 
 ZEROS: Final = 1 << 64
 """As an argument: the address of 64 bytes that are 0, such as an empty path."""
+
+SCRATCH: Final = ZEROS + 1
+"""As an argument: the address of 1024 bytes that the call may write to."""
 
 _LOOP: Final = 256  # calls between two looks at the clock: some 40 µs, short against a slice of the scheduler
 _LOOPS: Final = 3  # loops of each call in one child; the least counts
@@ -84,11 +87,11 @@ _STUBS: Final = {  # by `uname -m`: the code, and where ticks() is in it
     "aarch64": (struct.pack(f"<{len(_AARCH64_WORDS)}I", *_AARCH64_WORDS), 0x7C),
 }
 _DONE: Final = 1
-_HEAD: Final = 8 + 64
+_ZEROS_AT, _SCRATCH_AT, _HEAD = 8, 8 + 64, 8 + 64 + 1024  # in the memory shared with the child
 
 
 class TimedCall(NamedTuple):
-    """A call to time: its number and up to six raw arguments; missing ones are 0, `ZEROS` is an address."""
+    """A call to time: its number and raw arguments, of which `ZEROS` and `SCRATCH` stand for addresses."""
 
     nr: int
     args: tuple[int, ...]
@@ -182,24 +185,47 @@ def time_calls(program: Program | None, calls: Sequence[TimedCall]) -> list[tupl
         MachineError: this machine has no way to do so.
         AutoprofileError: the child did not get through: the filter killed it, or a call waited.
     """
+    found = _time(program, [call for call in calls for _ in range(_LOOPS)], _LOOP)
+    loops = [found[at : at + _LOOPS] for at in range(0, len(found), _LOOPS)]
+    return [(min(ticks for ticks, _ in several) / _LOOP, several[-1][1]) for several in loops]
+
+
+def time_mix(program: Program | None, calls: Sequence[TimedCall]) -> float:
+    """Time calls one by one in this order, so that the processor cannot know which will be next.
+
+    Args:
+        program: as of `time_calls`.
+        calls: as of `time_calls`; each is made as often as it is in the list, and all of them twice.
+
+    Returns:
+        The mean ticks of a call, looking at the clock included, in the second pass and without the slowest
+        tenth of them: interrupts.
+
+    Raises:
+        MachineError, AutoprofileError: as `time_calls`.
+    """
+    ticks = sorted(ticks for ticks, _ in _time(program, [*calls, *calls], 1)[len(calls) :])
+    kept = ticks[: max(1, len(ticks) * 9 // 10)]
+    return sum(kept) / len(kept)
+
+
+def _time(program: Program | None, calls: Sequence[TimedCall], times: int) -> list[tuple[int, int]]:
+    # The ticks of so many of each call, and what the last of them returned.
     code = _the_code()
-    records = [call for call in calls for _ in range(_LOOPS)]
-    # Shared with the child: its result, zeros, the records.
-    with mmap.mmap(-1, _HEAD + len(records) * _RECORD.size) as shared:
-        zeros = _address(shared) + 8
-        for at, (nr, args) in enumerate(records):
-            full = [zeros if arg == ZEROS else arg for arg in (*args, 0, 0, 0, 0, 0, 0)[:6]]
-            _RECORD.pack_into(shared, _HEAD + at * _RECORD.size, nr, *full, _LOOP, 0, 0)
-        _run(code, program, shared, len(records))
+    with mmap.mmap(-1, _HEAD + len(calls) * _RECORD.size) as shared:
+        start = _address(shared)
+        places = {ZEROS: start + _ZEROS_AT, SCRATCH: start + _SCRATCH_AT}
+        for at, (nr, args) in enumerate(calls):
+            full = [places.get(arg, arg) for arg in (*args, 0, 0, 0, 0, 0, 0)[:6]]
+            _RECORD.pack_into(shared, _HEAD + at * _RECORD.size, nr, *full, times, 0, 0)
+        _run(code, program, shared, len(calls))
         result = _result(shared)
         if result != _DONE:
             raise MachineError(
                 f"the filter to time cannot be installed: {os.strerror(-result)}",
                 hint="an outer filter may refuse seccomp(2)",
             )
-        found = [_RECORD.unpack_from(shared, _HEAD + at * _RECORD.size)[8:] for at in range(len(records))]
-    loops = [found[at : at + _LOOPS] for at in range(0, len(found), _LOOPS)]
-    return [(min(ticks for ticks, _ in several) / _LOOP, several[-1][1]) for several in loops]
+        return [_RECORD.unpack_from(shared, _HEAD + at * _RECORD.size)[8:] for at in range(len(calls))]
 
 
 def _address(shared: mmap.mmap) -> int:
