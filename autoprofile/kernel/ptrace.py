@@ -37,6 +37,7 @@ __all__ = [
     "ptrace_detach",
     "ptrace_get_event_message",
     "ptrace_get_registers",
+    "ptrace_get_rseq",
     "ptrace_get_signal_mask",
     "ptrace_get_syscall_info",
     "ptrace_interrupt",
@@ -74,6 +75,7 @@ _SETSIGMASK: Final = 0x420B
 _SECCOMP_GET_FILTER: Final = 0x420C
 _SECCOMP_GET_METADATA: Final = 0x420D
 _GET_SYSCALL_INFO: Final = 0x420E
+_GET_RSEQ_CONFIGURATION: Final = 0x420F
 _NT_PRSTATUS: Final = 1  # include/uapi/linux/elf.h
 
 EVENT_FORK: Final = 1
@@ -94,7 +96,7 @@ SYSCALL_INFO_SECCOMP: Final = 3
 
 
 class TraceOption(IntFlag):
-    """PTRACE_O_*: what the tracee reports, and EXITKILL: it dies with its tracer."""
+    """PTRACE_O_*: what the tracee reports; EXITKILL: it dies with its tracer; SUSPEND_SECCOMP: unfiltered."""
 
     TRACESYSGOOD = 1
     TRACEFORK = 1 << EVENT_FORK
@@ -105,6 +107,7 @@ class TraceOption(IntFlag):
     TRACEEXIT = 1 << EVENT_EXIT
     TRACESECCOMP = 1 << EVENT_SECCOMP
     EXITKILL = 1 << 20
+    SUSPEND_SECCOMP = 1 << 21
 
 
 class SyscallInfo(NamedTuple):
@@ -274,6 +277,18 @@ def ptrace_seccomp_get_flags(pid: int, index: int) -> int | None:
             return None
         fail("PTRACE_SECCOMP_GET_METADATA", f"asking for the flags of filter {index} of process {pid}")
     return int(metadata[1])
+
+
+def ptrace_get_rseq(pid: int) -> int | None:
+    """Return the address of a stopped thread's ``struct rseq``; 0 without one, None before Linux 5.13."""
+    # struct ptrace_rseq_configuration: rseq_abi_pointer, rseq_abi_size, signature, flags, pad
+    configuration = (ctypes.c_uint64 * 3)()
+    size = ctypes.sizeof(configuration)
+    if _ptrace(_GET_RSEQ_CONFIGURATION, pid, size, ctypes.addressof(configuration)) < 0:
+        if ctypes.get_errno() in (errno.EIO, errno.EINVAL):  # no such request, or CONFIG_RSEQ is not set
+            return None
+        fail("ptrace", f"asking PTRACE_GET_RSEQ_CONFIGURATION of process {pid}")
+    return int(configuration[0])
 
 
 def ptrace_peek(pid: int, address: int) -> int:
