@@ -29,9 +29,19 @@ if TYPE_CHECKING:
 
     from autoprofile.trace.launch import Stopped
 
-__all__ = ["Injection", "RegisterLayout", "install_filter"]
+__all__ = [
+    "LAYOUTS",
+    "RED_ZONE",
+    "Injection",
+    "InjectionDied",
+    "RegisterLayout",
+    "close_listener",
+    "install_filter",
+    "refused",
+    "set_mode_filter",
+]
 
-_RED_ZONE: Final = 128  # bytes below the stack pointer that code may use (System V ABI, x86-64 3.2.2)
+RED_ZONE: Final = 128  # bytes below the stack pointer that code may use (System V ABI, x86-64 3.2.2)
 _ALL_SIGNALS: Final = 2**64 - 1
 _WORD: Final = 8  # of PTRACE_POKEDATA, on the 64-bit kernels this runs on
 
@@ -62,7 +72,8 @@ class RegisterLayout:
 # Order of registers: struct user_regs_struct (x86 asm/user_64.h, asm/user_32.h), struct user_pt_regs
 # (aarch64 and riscv64 asm/ptrace.h).
 _X86_64: Final = RegisterLayout("Q", 10, (14, 13, 12, 7, 9, 8), 16, 19, b"\x0f\x05", "=H6xQ")  # syscall
-_LAYOUTS: Final = {
+#: By arch, what this module can make calls in.
+LAYOUTS: Final = {
     "x86_64": _X86_64,
     "i386": RegisterLayout("I", 6, (0, 1, 2, 3, 4, 5), 12, 15, b"\xcd\x80", "=H2xI"),  # int $0x80
     # Same registers and instruction; pointers inside structs are 32 bits wide (in_compat_syscall).
@@ -80,17 +91,18 @@ class Injection:
     """
 
     def __init__(self, stopped: Stopped) -> None:
-        layout = _LAYOUTS.get(stopped.arch)
+        layout = LAYOUTS.get(stopped.arch)
         if layout is None:
             raise LaunchError(
                 f"{stopped.exe_path}: cannot install a filter in a program of architecture {stopped.arch}",
                 exit_status=125,
-                hint=f"known: {', '.join(_LAYOUTS)}",
+                hint=f"known: {', '.join(LAYOUTS)}",
             )
         self._pid = stopped.pid
         self._arch = stopped.arch
         self._layout = layout
         self._saved: list[tuple[int, bytes, bool]] = []
+        self._runs = False  # whether it was let run and has not reported a stop since
 
     def __enter__(self) -> Self:
         pid = self._pid
@@ -98,7 +110,7 @@ class Injection:
         # A signal handler must not run between our calls; what arrives meanwhile stays pending.
         ptrace.ptrace_set_signal_mask(pid, _ALL_SIGNALS)
         # At the exec stop the kernel is still inside execve, whose result would overwrite what we set.
-        ptrace.ptrace_syscall(pid)
+        self._resume()
         self._syscall_stop(ptrace.SYSCALL_INFO_EXIT)
         self._registers = ptrace.ptrace_get_registers(pid)
         size = struct.calcsize("=" + self._layout.word)
@@ -112,8 +124,7 @@ class Injection:
     def __exit__(self, *exception: object) -> None:
         if exception[0] is not None:
             return  # the tracee is about to be killed
-        for address, data, is_forced in reversed(self._saved):
-            self._write(address, data, is_forced=is_forced)
+        self._restore_memory()
         self._swap_text(self._text)
         # orig_rax included: it is not -1 and rax is no restart code, so the kernel restarts nothing.
         ptrace.ptrace_set_registers(self._pid, self._registers)
@@ -144,13 +155,13 @@ class Injection:
             values[index] = value
         values[layout.nr] = nr  # last: on no arch here is it an argument register
         ptrace.ptrace_set_registers(self._pid, struct.pack(f"={len(values)}{layout.word}", *values))
-        ptrace.ptrace_syscall(self._pid)
+        self._resume()
         entry = self._syscall_stop(ptrace.SYSCALL_INFO_ENTRY)
         if entry.nr != nr or entry.args != full:
             raise LaunchError(
                 f"the tracee entered syscall {entry.nr}{entry.args} instead of {name}{full}", exit_status=125
             )
-        ptrace.ptrace_syscall(self._pid)
+        self._resume()
         status = while_blocked() if while_blocked else None
         return self._syscall_stop(ptrace.SYSCALL_INFO_EXIT, status).rval
 
@@ -183,7 +194,7 @@ class Injection:
 
     def _room(self, size: int) -> tuple[int, bool]:
         sp: int = self._values[self._layout.sp]
-        top = (sp - _RED_ZONE - size) & ~15
+        top = (sp - RED_ZONE - size) & ~15
         maps = read_maps(self._pid)
         if any(m.start <= top and sp <= m.end and m.perms[:2] == "rw" for m in maps):
             return top, False
@@ -200,6 +211,11 @@ class Injection:
             exit_status=125,
             hint="raise the stack limit (ulimit -s)",
         )
+
+    def _restore_memory(self) -> None:
+        while self._saved:
+            address, data, is_forced = self._saved.pop()
+            self._write(address, data, is_forced=is_forced)
 
     def _write(self, address: int, data: bytes, *, is_forced: bool) -> None:
         if is_forced:
@@ -220,11 +236,19 @@ class Injection:
             ptrace.ptrace_poke(self._pid, start + index * _WORD, word)
         return before
 
+    def _resume(self, signum: int = 0) -> None:
+        ptrace.ptrace_syscall(self._pid, signum)
+        self._runs = True
+
+    def _wait(self) -> int:
+        return ptrace.wait_for(self._pid)
+
     def _syscall_stop(self, op: int, status: int | None = None) -> ptrace.SyscallInfo:
         while True:
-            status = ptrace.wait_for(self._pid) if status is None else status
+            status = self._wait() if status is None else status
+            self._runs = False
             if os.WIFSIGNALED(status) or os.WIFEXITED(status):
-                raise _DiedError(status)
+                raise InjectionDied(status)
             if os.WSTOPSIG(status) == ptrace.SYSCALL_STOP:
                 info = ptrace.ptrace_get_syscall_info(self._pid)
                 if info.op == op:
@@ -232,17 +256,19 @@ class Injection:
                 raise LaunchError("the tracee is not at the expected end of a syscall", exit_status=125)
             if ptrace.stop_event(status) == ptrace.EVENT_STOP:
                 # A group-stop: step over it now; detaching puts the process back into it.
-                ptrace.ptrace_syscall(self._pid)
+                self._resume()
             elif os.WSTOPSIG(status) == signal.SIGSTOP:
-                ptrace.ptrace_syscall(self._pid, signal.SIGSTOP)  # cannot be blocked
+                self._resume(signal.SIGSTOP)  # cannot be blocked
             else:
-                raise _DiedError(os.WSTOPSIG(status))  # a forced SIGSEGV or SIGSYS: it would be fatal
+                raise InjectionDied(os.WSTOPSIG(status))  # a forced SIGSEGV or SIGSYS: it would be fatal
             status = None
 
 
-class _DiedError(LaunchError):
+class InjectionDied(LaunchError):  # noqa: N818 - reads as the fact it states
+    """Report that the tracee was ended, or is about to be, by a signal: `signum`, 0 when it exited."""
+
     def __init__(self, status: int) -> None:
-        self.signum = os.WTERMSIG(status)
+        self.signum = 0 if os.WIFEXITED(status) else os.WTERMSIG(status)
         super().__init__(
             f"the program ended (signal {self.signum}) while its filter was being installed", exit_status=125
         )
@@ -277,11 +303,11 @@ def install_filter(
             if no_new_privs:
                 result = injection.call("prctl", PR_SET_NO_NEW_PRIVS, 1)
                 if result < 0:
-                    raise _refused("prctl(PR_SET_NO_NEW_PRIVS)", result)
-            fd = _set_mode_filter(injection, program, flags, new_listener=new_listener)
+                    raise refused("prctl(PR_SET_NO_NEW_PRIVS)", result)
+            fd = set_mode_filter(injection, program, flags, new_listener=new_listener)
             if new_listener:
                 listener = _take_listener(stopped, fd)
-                _close_listener(injection, stopped, fd, listener)
+                close_listener(injection, stopped, fd, listener)
         ptrace.ptrace_detach(stopped.pid)
     except BaseException as error:
         kill_tracee(stopped.pid)
@@ -303,14 +329,28 @@ def _unreadable_hint(error: AutoprofileError) -> str | None:
     return None
 
 
-def _set_mode_filter(injection: Injection, program: bytes, flags: int, *, new_listener: bool) -> int:
+def set_mode_filter(
+    injection: Injection, program: bytes, flags: int, *, new_listener: bool, threads: bool = False
+) -> int:
+    """Install a filter in all threads of a tracee; return the listener's fd there, or 0.
+
+    Args:
+        injection: in any of its threads.
+        program: the bytes of the cBPF program.
+        flags: further SECCOMP_FILTER_FLAG_*.
+        new_listener: also make a listener.
+        threads: whether there may be several threads, so that TSYNC cannot be left out.
+
+    Raises:
+        LaunchError: refused; nothing was installed.
+    """
     attempts = [flags | seccomp.FLAG_TSYNC]
     if new_listener:
         wanted = flags | seccomp.FLAG_NEW_LISTENER
         both = wanted | seccomp.FLAG_TSYNC | seccomp.FLAG_TSYNC_ESRCH
         # The newer the flag, the earlier it is tried. Right after exec there is one thread, so TSYNC (which
         # excludes NEW_LISTENER before 5.7) may be left out.
-        attempts = [both | seccomp.FLAG_WAIT_KILLABLE_RECV, both, wanted]
+        attempts = [both | seccomp.FLAG_WAIT_KILLABLE_RECV, both, *([] if threads else [wanted])]
     fprog = injection.sock_fprog(program)
     result = -errno.EINVAL
     for attempt in attempts:
@@ -318,7 +358,7 @@ def _set_mode_filter(injection: Injection, program: bytes, flags: int, *, new_li
         if result != -errno.EINVAL:
             break
     if result < 0 or (result > 0 and not new_listener):
-        raise _refused("seccomp(SECCOMP_SET_MODE_FILTER)", result)
+        raise refused("seccomp(SECCOMP_SET_MODE_FILTER)", result)
     return result
 
 
@@ -329,10 +369,12 @@ _REFUSALS: Final = {
     errno.ENOMEM: "the filter, together with those already installed, is too long for the kernel",
     errno.ENOSYS: "the kernel has no seccomp, or an outer filter hides it",
     errno.EPERM: "an outer seccomp filter refuses it",
+    errno.ESRCH: "its threads are under different filters already, and cannot all be brought under one",
 }
 
 
-def _refused(call: str, result: int) -> LaunchError:
+def refused(call: str, result: int) -> LaunchError:
+    """Return the error for a call that failed in the tracee; a positive result of seccomp(2) is a thread."""
     number = -result if result < 0 else errno.ESRCH
     return LaunchError(
         f"{call} failed in the program: {os.strerror(number)}", exit_status=125, hint=_REFUSALS.get(number)
@@ -347,9 +389,15 @@ def _take_listener(stopped: Stopped, fd: int) -> int:
         os.close(pidfd)
 
 
-def _close_listener(injection: Injection, stopped: Stopped, fd: int, listener: int) -> None:
-    # The program must not keep its copy: fd numbers would shift, and with a listener still open its calls
-    # would hang, not fail, once the supervisor is gone. close(2) is already subject to the filter.
+def close_listener(injection: Injection, stopped: Stopped, fd: int, listener: int) -> None:
+    """Close the tracee's own copy of its listener, answering for the filter where that asks us.
+
+    The program must not keep it: fd numbers would shift, and with a listener still open its calls would
+    hang, not fail, once the supervisor is gone. close(2) is already subject to the filter.
+
+    Raises:
+        LaunchError: the filter refuses close.
+    """
     nr = syscall_nr(stopped.arch, "close")
 
     def answer() -> int | None:
@@ -372,7 +420,7 @@ def _close_listener(injection: Injection, stopped: Stopped, fd: int, listener: i
 
     try:
         result = injection.call("close", fd, while_blocked=answer)
-    except _DiedError as error:
+    except InjectionDied as error:
         raise _close_refused(f"signal {error.signum}") from error
     if result < 0:
         raise _close_refused(errno.errorcode.get(-result, str(-result)))
