@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from autoprofile.cli.inputs import kind_of, read_audit_log, read_profile, read_trace
-from autoprofile.errors import AutoprofileError
+from autoprofile.errors import AutoprofileError, ProfileError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,8 +50,19 @@ def read_all(paths: Sequence[Path]) -> Evidence:
         elif kind == "audit":
             evidence.audits.append(read_audit_log(path))
         else:
-            evidence.profiles[str(path)] = read_profile(path)
+            evidence.profiles[str(path)] = _other_profile(path)
     return evidence
+
+
+def _other_profile(path: Path) -> Profile:
+    try:
+        return read_profile(path)
+    except ProfileError as error:
+        raise ProfileError(
+            f"this is no evidence: neither a trace nor an audit log, and as a profile it has an error: {error.what}",
+            where=error.where,
+            hint="traces come from `learn --trace T.parquet`, audit logs from `enforce --audit A.jsonl`",
+        ) from error
 
 
 def compared(

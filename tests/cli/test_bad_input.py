@@ -99,11 +99,12 @@ def _can_run_as_nobody(folder: Path) -> bool:
 
 
 def test_evidence_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:
-    """A profile given as evidence is refused with what evidence is."""
+    """A file that is neither trace nor audit log nor profile is refused with its line and what evidence is."""
     profile = hand_written(tmp_path)
-    done = autoprofile("drift", profile, profile, cwd=tmp_path)
+    other = hand_written(tmp_path, "some: text\n", "notes.txt")
+    done = autoprofile("drift", profile, other, cwd=tmp_path)
     assert done.returncode == 1
-    one_error(done.stderr)
+    assert "notes.txt:1" in one_error(done.stderr)
     assert "--audit" in done.stderr
 
 
