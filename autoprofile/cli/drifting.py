@@ -59,7 +59,7 @@ def _other_profile(path: Path) -> Profile:
         return read_profile(path)
     except ProfileError as error:
         raise ProfileError(
-            f"this is no evidence: neither a trace nor an audit log, and as a profile it has an error: {error.what}",
+            f"neither a trace nor an audit log, and as a profile it has an error: {error.what}",
             where=error.where,
             hint="traces come from `learn --trace T.parquet`, audit logs from `enforce --audit A.jsonl`",
         ) from error
