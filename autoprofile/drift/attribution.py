@@ -7,9 +7,12 @@ binaries" only when both sides name their program and libc; what one side does n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from autoprofile.profile.model import Profile
 
 __all__ = ["CHANGED", "SAME", "UNKNOWN", "Attribution", "attribute"]
@@ -17,6 +20,9 @@ __all__ = ["CHANGED", "SAME", "UNKNOWN", "Attribution", "attribute"]
 CHANGED = "changed"
 SAME = "same"
 UNKNOWN = "unknown"
+
+_NAMED = 3  # rebuilt libraries named in a sentence
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,7 @@ def attribute(
     build_id: str | None,
     libc: str | None,
     kernel: str | None,
+    binaries: Mapping[str, str] = _NONE,
 ) -> Attribution:
     """Compare what a profile says it was learned from with the side that new evidence comes from.
 
@@ -43,14 +50,19 @@ def attribute(
         build_id: of that executable.
         libc: the libc in use now.
         kernel: the kernel in use now.
+        binaries: path to build-id of what is mapped now; a file that both sides know and that differs is a
+            change, one that only this side has is not.
     """
     learned = profile.learned
     known_program = profile.program.path if profile.program else None
     known_build_id = profile.program.build_id if profile.program else None
+    known = learned.binaries if learned else _NONE
     changes: list[str] = []
     unknown: list[str] = []
+    if program is not None and program != known_program and program in known:
+        known_program, known_build_id = program, known[program]
     if program is not None and known_program is not None and program != known_program:
-        # A child: the profile records the build-id of the main program only.
+        # A child that no training run had, or a profile from before it held the builds of children.
         unknown.append(f"the profile records no build of {program}")
     elif known_build_id and build_id:
         if known_build_id != build_id:
@@ -58,6 +70,14 @@ def attribute(
             changes.append(f"{name} was rebuilt ({_short(known_build_id)} → {_short(build_id)})")
     else:
         unknown.append("the program's build-id is not known on both sides")
+    rebuilt = [
+        f"{path.rpartition('/')[2]} was rebuilt ({_short(known[path])} → {_short(build)})"
+        for path, build in sorted(binaries.items())
+        if path != known_program and build and known.get(path) and known[path] != build
+    ]
+    changes += rebuilt[:_NAMED]
+    if len(rebuilt) > _NAMED:
+        changes.append(f"and {len(rebuilt) - _NAMED} more libraries were rebuilt")
     for what, before, now, matters in (
         ("libc", learned.libc if learned else None, libc, True),
         ("kernel", learned.kernel if learned else None, kernel, False),

@@ -112,7 +112,10 @@ def compare(
     for log in audits:
         for record in log.records:
             calls += record.count
-            decision = profile.decide_call(record.arch, record.nr, record.args)
+            decision = _decide_args(profile, record.arch, record.nr, record.args)
+            if decision is None:
+                undecided += record.count
+                continue
             if passes(decision):
                 allowed += record.count
                 continue
@@ -121,7 +124,9 @@ def compare(
                 continue
             key = (record.arch, record.nr, reduced(record.arch, record.nr, record.args))
             entry = denied.setdefault(key, _Denied(decision))
-            entry.add(record.count, _path(record.program), _from_audit(profile, record), _audited(record))
+            entry.add(
+                record.count, _path(record.program), _from_audit(profile, log, record), _audited(record)
+            )
     records = [_denied_record(profile, key, entry) for key, entry in denied.items()]
     records += lost_records(traces, audits)
     if recent:
@@ -172,11 +177,15 @@ def _sends_on(decision: Decision, record: AuditRecord) -> bool:
 
 
 def _decide(profile: Profile, o: Observation) -> Decision | None:
-    decision = profile.decide_call(o.arch, o.nr, [a or 0 for a in o.args])
-    unknown = {i for i, a in enumerate(o.args) if a is None}
+    return _decide_args(profile, o.arch, o.nr, o.args)
+
+
+def _decide_args(profile: Profile, arch: str, nr: int, args: Sequence[int | None]) -> Decision | None:
+    decision = profile.decide_call(arch, nr, [a or 0 for a in args])
+    unknown = {i for i, a in enumerate(args) if a is None}
     # A rule over an argument that the trace does not hold was decided on a made-up 0: then nothing is known,
     # unless every rule of the call ignores those arguments.
-    for rule in profile.rules_for(o.arch, o.nr):
+    for rule in profile.rules_for(arch, nr):
         if any(a.index in unknown for a in rule.comparators):
             return None
     return decision
@@ -207,6 +216,7 @@ def _from_trace(profile: Profile, trace: Trace, o: Observation) -> Attribution:
         build_id=o.program.build_id,
         libc=trace.meta.libc,
         kernel=trace.meta.kernel,
+        binaries=trace.meta.libraries,
     )
 
 
@@ -223,8 +233,19 @@ def _seen(trace: Trace, index: int, o: Observation) -> dict[str, object]:
     }
 
 
-def _from_audit(profile: Profile, record: AuditRecord) -> Attribution:
-    return attribute(profile, program=_path(record.program), build_id=record.build_id, libc=None, kernel=None)
+def _from_audit(profile: Profile, log: AuditLog, record: AuditRecord) -> Attribution:
+    session, program = log.session_of(record), log.program_of(record)
+    binaries = dict(program.binaries) if program else {}
+    if record.file and record.file_build_id:
+        binaries[record.file] = record.file_build_id
+    return attribute(
+        profile,
+        program=_path(record.program),
+        build_id=record.build_id,
+        libc=program.libc if program else None,
+        kernel=session.kernel if session else None,
+        binaries=binaries,
+    )
 
 
 def _audited(record: AuditRecord) -> dict[str, object]:

@@ -178,7 +178,18 @@ def _learned(trace: Trace, estimate: Completeness) -> Learned:
         unseen=None if estimate.unseen is None else float(f"{estimate.unseen:.4g}"),
         backend=meta.backend,
         complete=estimate.complete,
+        binaries=_binaries(trace),
     )
+
+
+def _binaries(trace: Trace) -> dict[str, str]:
+    # What was mapped when processes ended, and the programs of those that did not get that far.
+    found = {path: build for path, build in trace.meta.libraries.items() if build}
+    for program in {o.program for o in trace.observations}:
+        if build := program.build_id:
+            found[program.path] = build if found.get(program.path, build) == build else ""
+    # A name that a profile cannot hold (not UTF-8) is left out: drift then knows less, and says so.
+    return {path: found[path] for path in sorted(found) if path.startswith("/") and path.isprintable()}
 
 
 def _notes(trace: Trace, arches: Sequence[str]) -> tuple[str, ...]:

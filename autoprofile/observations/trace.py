@@ -74,7 +74,10 @@ class Trace:
             runs=ours.runs + theirs.runs,
             exit_status=max(statuses, default=None),
             complete=ours.complete and theirs.complete,
-            libraries={**theirs.libraries, **ours.libraries},
+            libraries={
+                path: ours.libraries.get(path, build) if ours.libraries.get(path, build) == build else ""
+                for path, build in {**ours.libraries, **theirs.libraries}.items()
+            },
         )
         ledger = self.ledger.copy()
         ledger.update(other.ledger)

@@ -93,6 +93,9 @@ def _header(a: Profile, b: Profile) -> Iterator[Change]:
         )
     for name in ("runs", "processes", "events", "lost", "kernel", "libc", "unseen", "backend", "complete"):
         yield from changed(f"learned.{name}", getattr(a.learned, name, None), getattr(b.learned, name, None))
+    before, now = (dict(p.learned.binaries) if p.learned else {} for p in (a, b))
+    for path in sorted(before.keys() | now.keys()):
+        yield from changed(f"learned.binaries {path}", before.get(path), now.get(path))
     old, new = header_values(a), header_values(b)
     more, fewer = set(b.arch) - set(a.arch), set(a.arch) - set(b.arch)
     kind = "changed"

@@ -195,4 +195,8 @@ def _learned(a: Learned | None, b: Learned | None) -> Learned | None:
         unseen=unseen,
         backend=a.backend if a.backend == b.backend else None,
         complete=a.complete and b.complete,
+        binaries={
+            path: a.binaries.get(path, build) if a.binaries.get(path, build) == build else ""
+            for path, build in {**a.binaries, **b.binaries}.items()
+        },
     )

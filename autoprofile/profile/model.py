@@ -74,6 +74,8 @@ class Learned:
         unseen: estimated probability, 0 to 1, that the next run makes a call these runs did not show.
         backend: the trace source.
         complete: whether nothing was lost or cut short.
+        binaries: path to ELF build-id of the programs and libraries that ran, "" where the runs differ; drift
+            names those that changed.
     """
 
     runs: int
@@ -85,6 +87,7 @@ class Learned:
     unseen: float | None = None
     backend: str | None = None
     complete: bool = False
+    binaries: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name in ("runs", "processes", "events", "lost"):

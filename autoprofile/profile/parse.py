@@ -51,6 +51,7 @@ _LEARNED: Final = (
     "unseen",
     "backend",
     "complete",
+    "binaries",
 )
 
 
@@ -188,9 +189,14 @@ def _learned(reader: Reader, node: yaml.Node | None) -> Learned | None:
         elif name == "complete":
             found[name] = reader.truth(value, what)
         elif reader.is_null(value):
-            found[name] = None
+            found[name] = {} if name == "binaries" else None
         elif name == "unseen":
             found[name] = reader.fraction(value, what)
+        elif name == "binaries":
+            found[name] = {
+                path: reader.literal(build, f"the build-id of {path}")
+                for _, path, build in reader.entries(value, what)
+            }
         else:
             found[name] = reader.word(value, what)
     missing = [name for name in ("runs", "processes", "events") if name not in found]

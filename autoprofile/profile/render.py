@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SECTIONS", "Entry", "Line", "entry_lines", "header_values", "render_profile", "section_entries"]
 
+_KEY_LIMIT = 1000  # YAML 1.2, 7.4.2: a key on one line has at most 1024 characters
+
 #: The sections of rules in their order; the second of each pair is keyed by arch.
 SECTIONS = ("syscalls", "syscalls_by_arch", "deny", "deny_by_arch")
 
@@ -156,4 +158,12 @@ def _learned(learned: Learned) -> str:
     if learned.backend is not None:
         fields.append(("backend", quoted(learned.backend)))
     fields.append(("complete", "true" if learned.complete else "false"))
+    # A line for each: they are many, and a changed library is one changed line to a version control system.
+    builds = [
+        f"    {quoted(path)}: {quoted(build)}"
+        for path, build in sorted(learned.binaries.items())
+        if len(quoted(path)) <= _KEY_LIMIT
+    ]
+    if builds:
+        fields.append(("binaries", "{\n" + ",\n".join(builds) + "}"))
     return flow_map(fields)

@@ -171,7 +171,7 @@ def test_a_run_that_never_ended_is_incomplete(tmp_path):
         ("garbage", "not an audit record"),
         ("[1]", "not an audit record"),
         ('{"schema_version":2,"event":"deny"}', "schema version 2"),
-        ('{"schema_version":1,"event":"allow"}', "unknown audit event 'allow'"),
+        ('{"schema_version":1,"event":"permit"}', "unknown audit event 'permit'"),
         ('{"schema_version":1,"event":"end"}', "end record without denials"),
         (json.dumps({**record().to_dict(), "extra": 1}), "unknown extra"),
         (json.dumps({**record().to_dict(), "nr": "41"}), "whose nr is '41'"),

@@ -115,6 +115,13 @@ def learned(draw: st.DrawFn) -> Learned:
         draw(st.one_of(st.none(), st.floats(0, 1))),
         draw(st.one_of(st.none(), st.sampled_from(["notify", "ptrace", "ebpf"]))),
         lost == 0 and draw(st.booleans()),
+        draw(
+            st.dictionaries(
+                st.sampled_from(["/bin/x", "/lib/a b.so", '/"q']),
+                st.sampled_from(["", "12", "ab12"]),
+                max_size=2,
+            )
+        ),
     )
 
 
