@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from autoprofile.observations import Trace
     from autoprofile.profile import Profile
 
-__all__ = ["kind_of", "read_audit_log", "read_evidence", "read_profile", "read_trace"]
+__all__ = [
+    "kind_of",
+    "read_audit_log",
+    "read_evidence",
+    "read_profile",
+    "read_profile_text",
+    "read_trace",
+    "read_traces",
+]
 
 _STDIN = Path("-")
 
@@ -47,8 +55,17 @@ def read_profile(path: Path) -> Profile:
     """Read a profile; its errors carry ``file:line``."""
     from autoprofile.profile import Profile
 
+    return Profile.loads(*read_profile_text(path))
+
+
+def read_profile_text(path: Path) -> tuple[str, str]:
+    """Return the text of a profile file, and its name for errors.
+
+    Raises:
+        AutoprofileError: it cannot be read, or is a trace or an audit log.
+    """
     if path == _STDIN:
-        return Profile.loads(sys.stdin.read(), "<stdin>")
+        return sys.stdin.read(), "<stdin>"
     kind = kind_of(path)
     if kind != "profile":
         names = {"trace": "a trace", "audit": "an audit log"}
@@ -57,7 +74,9 @@ def read_profile(path: Path) -> Profile:
             where=str(path),
             hint="`autoprofile learn --from-trace` makes a profile of traces" if kind == "trace" else None,
         )
-    return Profile.load(path)
+    from autoprofile.profile.file import read_profile_file
+
+    return read_profile_file(path), str(path)
 
 
 def read_trace(path: Path) -> Trace:
@@ -65,6 +84,22 @@ def read_trace(path: Path) -> Trace:
     from autoprofile.observations import Trace
 
     return Trace.load(path)
+
+
+def read_traces(paths: Sequence[Path]) -> list[Trace]:
+    """Read traces.
+
+    Raises:
+        AutoprofileError: a file cannot be read, or is something else; audit logs show only what was refused.
+    """
+    for path in paths:
+        if kind_of(path) == "audit":
+            raise AutoprofileError(
+                "this is an audit log: it shows what was refused, not what was used",
+                where=str(path),
+                hint="traces come from `learn --trace T.parquet`",
+            )
+    return [read_trace(path) for path in paths]
 
 
 def read_audit_log(path: Path) -> AuditLog:

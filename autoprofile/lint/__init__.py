@@ -8,5 +8,15 @@ from __future__ import annotations
 from autoprofile.lint.finding import LINT_SCHEMA_VERSION, SEVERITIES, Finding, LintReport
 from autoprofile.lint.registry import CHECKS, lint
 from autoprofile.lint.sarif import sarif
+from autoprofile.lint.subject import kernel_version
 
-__all__ = ["CHECKS", "LINT_SCHEMA_VERSION", "SEVERITIES", "Finding", "LintReport", "lint", "sarif"]
+__all__ = [
+    "CHECKS",
+    "LINT_SCHEMA_VERSION",
+    "SEVERITIES",
+    "Finding",
+    "LintReport",
+    "kernel_version",
+    "lint",
+    "sarif",
+]

@@ -1,13 +1,10 @@
-"""Checks of what stands around the rules: defaults, completeness of the learning, kernels, libc fallbacks."""
+"""Checks of what stands around the rules: the default, completeness of the learning, libc fallbacks."""
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from autoprofile.abi.families import ENOSYS_FALLBACK
-from autoprofile.abi.history import since
-from autoprofile.abi.syscalls import syscall_nr
 from autoprofile.lint.finding import Finding
 from autoprofile.profile.action import Action
 
@@ -16,7 +13,7 @@ if TYPE_CHECKING:
 
     from autoprofile.profile.model import Profile
 
-__all__ = ["default_action", "fallback_errno", "incomplete_learning", "newer_calls"]
+__all__ = ["default_action", "fallback_errno", "incomplete_learning"]
 
 _ENOSYS = Action("errno", 38)  # asm-generic/errno.h
 
@@ -67,43 +64,6 @@ def incomplete_learning(profile: Profile) -> Iterator[Finding]:
             (),
             "learn a whole run, and merge",
         )
-
-
-def _version(text: str) -> tuple[int, int] | None:
-    match = re.match(r"(\d+)\.(\d+)", text)
-    return (int(match[1]), int(match[2])) if match else None
-
-
-def newer_calls(profile: Profile) -> Iterator[Finding]:
-    """Calls that the learning kernel did not have are refused in a way that libc does not take for absence.
-
-    On a newer kernel a newer libc tries them first, and falls back only on ENOSYS.
-    """
-    learned = profile.learned
-    kernel = _version(learned.kernel) if learned is not None and learned.kernel else None
-    if kernel is None:
-        return
-    for arch in profile.arch:
-        found = []
-        for name in sorted(ENOSYS_FALLBACK):
-            nr = syscall_nr(arch, name)
-            first = since(name)
-            if nr is None or first is None or (_version(first) or kernel) <= kernel:
-                continue
-            action = profile.decide_call(arch, nr, ()).action
-            if action != _ENOSYS and not action.is_permitting and action != Action.NOTIFY:
-                found.append(name)
-        if found:
-            yield Finding(
-                "newer-calls-without-enosys",
-                "low",
-                "calls newer than the kernel of the learning are not answered with ENOSYS",
-                f"{', '.join(found)} came after Linux {kernel[0]}.{kernel[1]}; a libc that tries them gets "
-                f"{profile.default} and does not fall back",
-                tuple(found),
-                "deny them with ENOSYS",
-                arch,
-            )
 
 
 def fallback_errno(profile: Profile) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from autoprofile.profile.model import Profile
 
-__all__ = ["load_profile", "save_profile"]
+__all__ = ["load_profile", "read_profile_file", "save_profile"]
 
 
 def load_profile(path: str | os.PathLike[str]) -> Profile:
@@ -24,7 +24,7 @@ def load_profile(path: str | os.PathLike[str]) -> Profile:
         ProfileError: it is no profile; `where` is ``file:line``.
     """
     where = str(path)
-    return parse_profile(_read(path), where)
+    return parse_profile(read_profile_file(path), where)
 
 
 def save_profile(profile: Profile, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -45,7 +45,7 @@ def save_profile(profile: Profile, path: str | os.PathLike[str], *, overwrite: b
         from autoprofile.profile.edit import edit_profile
 
         try:
-            text = edit_profile(_read(path), profile)
+            text = edit_profile(read_profile_file(path), profile)
         except ProfileError:
             text = profile.dumps()
     from autoprofile.atomic import write_atomic  # only for writing: enforcing starts quicker without
@@ -53,7 +53,13 @@ def save_profile(profile: Profile, path: str | os.PathLike[str], *, overwrite: b
     write_atomic(path, text, overwrite=overwrite)
 
 
-def _read(path: str | os.PathLike[str]) -> str:
+def read_profile_file(path: str | os.PathLike[str]) -> str:
+    """Return the text of a profile file, without a byte order mark.
+
+    Raises:
+        AutoprofileError: the file cannot be read.
+        ProfileError: it is not UTF-8 text.
+    """
     try:
         raw = Path(path).read_bytes()
     except FileNotFoundError as error:

@@ -268,12 +268,20 @@ def lint_text(report: LintReport, style: Style) -> str:
     page = TextPage(style)
     if not report.findings:
         page.line("nothing found", "green")
-    for number, finding in enumerate(report.findings):
+    # What holds on several arches is said once, with their names.
+    arches: dict[tuple[str, ...], list[str]] = {}
+    for finding in report.findings:
+        key = (finding.severity, finding.id, finding.title, finding.detail, finding.remedy)
+        arches.setdefault(key, []).append(finding.arch or "")
+    several = len({finding.arch for finding in report.findings if finding.arch}) > 1
+    for number, ((severity, name, title, detail, remedy), on) in enumerate(arches.items()):
         if number:
             page.line()
-        colour = SEVERITY_STYLES.get(finding.severity, "")
-        page.table([(finding.severity.upper(), finding.title)], indent=0, styles=(colour, "bold"))
-        page.facts([("id", finding.id), ("why", finding.detail), ("do", finding.remedy)], indent=_INDENT)
+        page.table([(severity.upper(), title)], indent=0, styles=(SEVERITY_STYLES.get(severity, ""), "bold"))
+        facts = [("id", name), ("why", detail), ("do", remedy)]
+        if several and any(on):
+            facts.insert(1, ("arch", ", ".join(on)))
+        page.facts(facts, indent=_INDENT)
     return page.render()
 
 

@@ -80,6 +80,23 @@ PAIRS: dict[str, tuple[Profile, Profile]] = {
         Profile(mode="denylist", default=Action.ALLOW),
         Profile(mode="allowlist", default=Action.errno("EPERM")),
     ),
+    "redundant-rule": (
+        rules("read: any", deny="mount: kill"),
+        rules("read: any", deny="mount: EPERM"),
+    ),
+    "trace-escapable": (
+        Profile(default=Action.TRACE, rules=(SeccompRule("ptrace", Action.ALLOW),)),
+        Profile(default=Action.NOTIFY, rules=(SeccompRule("ptrace", Action.ALLOW),)),
+    ),
+    "trace-action": (
+        Profile(rules=(SeccompRule("mount", Action.TRACE),)),
+        Profile(rules=(SeccompRule("mount", Action.NOTIFY),)),
+    ),
+    "upper-half-bypass": (
+        Profile(rules=(SeccompRule("socket", Action.ALLOW, (Arg(0, "ne", 38, width=64),)),)),
+        Profile(rules=(SeccompRule("socket", Action.ALLOW, (Arg(0, "ne", 38),)),)),
+    ),
+    "unnamed-syscall": (rules("9999: any"), rules("read: any")),
     "default-log": (Profile(default=Action.LOG), Profile(default=Action.NOTIFY)),
     "lost-events": (
         Profile(learned=Learned(1, 1, 10, lost=2)),
@@ -171,7 +188,7 @@ def test_only_the_checks_asked_for_run() -> None:
 def test_every_check_has_a_pair() -> None:
     """No check of the registry goes untested."""
     fired = {name for name in CHECKS if any(len(lint(weak, only=[name])) for weak, _ in PAIRS.values())}
-    assert fired == set(CHECKS)
+    assert fired == set(CHECKS) - {"unused"}  # it needs traces: test_subject.py
 
 
 def test_fingerprints_do_not_depend_on_wording() -> None:
