@@ -14,7 +14,7 @@ from autoprofile.abi.risk import syscall_risk
 from autoprofile.abi.signatures import constrained_args
 from autoprofile.abi.syscalls import syscall_nr
 from autoprofile.learn.calls import CallGroup
-from autoprofile.learn.companions import companions_of
+from autoprofile.learn.companions import companion_rules, companions_of
 from autoprofile.learn.denied import CHECKABLE, always_failed, opaque
 from autoprofile.learn.essentials import essential_rules
 from autoprofile.learn.generalise import Policy, generalise, open_shapes
@@ -94,10 +94,13 @@ def rules_of_level(
     }
     for arch in arches:
         seen = {g.name for g in groups if g.arch == arch and g.name is not None}
-        for name, reason in companions_of(arch, groups).items():
-            if (arch, name) not in allowed:
-                allowed.add((arch, name))
-                result.rules += _unseen(arch, name, arches, policy, f"companion: {reason}")
+        for call, reason in companions_of(arch, groups).items():
+            if call.argument:
+                evidence = Evidence(reason=f"{policy.level}: companion: {reason}")
+                result.rules += companion_rules(arch, arches, call, result.rules, evidence)
+            elif (arch, call.syscall) not in allowed:
+                allowed.add((arch, call.syscall))
+                result.rules += _unseen(arch, call.syscall, arches, policy, f"companion: {reason}")
         # after the companions: what they open already needs no rule of its own
         found = essential_rules(arch, arches, seen, result.rules, policy.level)
         if deny_opaque:

@@ -9,12 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoprofile.abi.arch import ARCHES
+from autoprofile.abi.constants import encode_value
 from autoprofile.abi.risk import call_risk, risk_conditions, syscall_risk
-from autoprofile.abi.syscalls import syscall_nr
+from autoprofile.abi.signatures import constrained_args
+from autoprofile.abi.syscalls import syscall_nr, syscall_table
 from autoprofile.drift import compare
 from autoprofile.learn import infer, learn
+from autoprofile.learn.baseline import BASELINE
 from autoprofile.learn.calls import call_groups
 from autoprofile.learn.companions import companions
+from autoprofile.learn.essentials import essentials
 from autoprofile.learn.evidence import incidence
 from autoprofile.learn.generalise import Policy, generalise, saturated
 from autoprofile.learn.modes import deny_rules
@@ -200,15 +204,42 @@ def test_no_companion_is_a_risk_itself() -> None:
     """The curated list names known calls of no medium or high risk, and each trigger exists."""
     for line in companions():
         assert line.reason
-        for name in line.calls:
-            assert any(syscall_nr(arch, name) is not None for arch in ARCHES), name
-            risk = syscall_risk(name)
-            assert risk is None or risk.severity == "low", name
-        kind, _, what = line.trigger.partition(":")
+        for call in line.calls:
+            assert any(syscall_nr(arch, call.syscall) is not None for arch in ARCHES), call
+            kind, _, what = line.trigger.partition(":")
+            risk = syscall_risk(call.syscall)
+            assert risk is None or risk.severity == "low" or kind == "never", call
+            if call.argument:
+                spec = {s.name: s for s in constrained_args("x86_64", call.syscall)}[call.argument]
+                for value in call.values:
+                    args = [0] * 6
+                    args[spec.index] = encode_value("x86_64", spec, value)
+                    assert call_risk("x86_64", call.syscall, tuple(args)) is None, (call, value)
         if kind == "call":
             assert all(any(syscall_nr(a, n) is not None for a in ARCHES) for n in what.split(","))
+        elif kind == "risk":
+            assert what in {r.name_class for _, r in all_risks()}
         else:
-            assert line.trigger == "always" or what in {r.name_class for _, r in all_risks()}
+            assert line.trigger in {"always", "never"}
+
+
+def test_every_call_was_judged() -> None:
+    """Each x86_64 call is a risk, an essential, in the baseline, a trigger, or in the list of companions."""
+    judged = {call.syscall for line in companions() for call in line.calls}
+    judged |= {entry.syscall for entry in essentials()} | {entry.syscall for entry in BASELINE}
+    judged |= {name for line in companions() for name in line.trigger.partition(":")[2].split(",")}
+    assert {n for n in syscall_table("x86_64") if n not in judged and syscall_risk(n) is None} == set()
+
+
+def test_a_companion_with_an_argument_opens_only_that() -> None:
+    """A program may name itself by prctl, and ask a file for its extents; no other option comes with it."""
+    profile = learn(trace_of(observed("openat", 0, 0, 0)), level="standard")
+    assert allows(profile, "prctl", "PR_SET_NAME")
+    assert allows(profile, "ioctl", 0, "FS_IOC_FIEMAP")
+    assert not allows(profile, "prctl", "PR_SET_DUMPABLE", 1)
+    assert not allows(profile, "prctl", "PR_SET_PTRACER")
+    assert not allows(profile, "ioctl", 0, "FICLONE")
+    assert not allows(learn(trace_of(observed("openat", 0, 0, 0))), "prctl", "PR_SET_NAME")
 
 
 def all_risks() -> list[tuple[str, object]]:
