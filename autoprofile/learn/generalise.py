@@ -41,6 +41,10 @@ _MAX_SHAPES = 64
 _MAX_VALUES = 128
 """More named values than this (socket options) are no list to read: then all but the risks is allowed."""
 
+_FUTEXES = frozenset({"futex", "futex_time64"})
+_FUTEX_FLAGS = 0x180
+"""FUTEX_PRIVATE_FLAG and FUTEX_CLOCK_REALTIME (linux/futex.h): flags beside the commands, in any combination."""
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -194,6 +198,8 @@ def _open_sides(group: CallGroup, spec: ArgSpec, values: frozenset[int], only_bi
         return [Masked(whole & ~0xFF, driver) for driver in sorted({v & ~0xFF for v in values})]
     named = frozenset(constants(spec.constants, group.arch).values()) if spec.constants else frozenset()
     named = frozenset(v & whole for v in named)
+    if group.name in _FUTEXES:
+        named = frozenset(v & ~_FUTEX_FLAGS | flags for v in named for flags in (0, 0x80, 0x100, 0x180))
     return [named | values] if 0 < len(named) <= _MAX_VALUES else [None]
 
 
