@@ -375,10 +375,11 @@ _REFUSALS: Final = {
 
 def refused(call: str, result: int) -> LaunchError:
     """Return the error for a call that failed in the tracee; a positive result of seccomp(2) is a thread."""
-    number = -result if result < 0 else errno.ESRCH
-    return LaunchError(
-        f"{call} failed in the program: {os.strerror(number)}", exit_status=125, hint=_REFUSALS.get(number)
-    )
+    if result > 0:
+        why, number = f"thread {result}, by its own pid namespace, cannot be synchronised", errno.ESRCH
+    else:
+        why, number = os.strerror(-result), -result
+    return LaunchError(f"{call} failed in the program: {why}", exit_status=125, hint=_REFUSALS.get(number))
 
 
 def _take_listener(stopped: Stopped, fd: int) -> int:

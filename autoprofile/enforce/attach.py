@@ -1,0 +1,374 @@
+"""Bring a running process under a filter: all its threads at once, by TSYNC, from one of them.
+
+In: a pid and the filters. Out: the process runs on, filtered, as if nothing else had happened; or an error,
+and it runs on as before. All its threads stand still for the few milliseconds this takes. What can be noticed
+afterwards: a wait of epoll_wait, semtimedop or sigtimedwait with a timeout began anew.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from autoprofile import kernel
+from autoprofile.abi.arch import ARCHES
+from autoprofile.abi.syscalls import syscall_nr
+from autoprofile.enforce.attach_calls import registers_to_go_on
+from autoprofile.enforce.attach_inject import RunningInjection, find_instruction, injectable
+from autoprofile.enforce.attach_target import (
+    AttachError,
+    image_arch,
+    refuse_arch,
+    refuse_unfit,
+    status_of,
+)
+from autoprofile.enforce.attach_threads import ChangedError, Frozen, StoppedThreads
+from autoprofile.errors import AutoprofileError, LaunchError, MachineError
+from autoprofile.filter.program import Program
+from autoprofile.filter.simulate import most_severe
+from autoprofile.kernel import KernelError, ptrace, seccomp
+from autoprofile.kernel.process import PR_SET_NO_NEW_PRIVS
+from autoprofile.profile.action import Action
+from autoprofile.trace.inject import InjectionDied, close_listener, refused, set_mode_filter
+from autoprofile.trace.launch import Stopped
+from autoprofile.trace.maps import read_maps
+from autoprofile.trace.targets import threads_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from autoprofile.enforce.attach_calls import Judge
+    from autoprofile.enforce.attach_target import Status
+
+__all__ = ["ATTACH_TIMEOUT_S", "AttachError", "Attachment", "attach"]
+
+ATTACH_TIMEOUT_S: Final = 30.0
+_ATTEMPTS: Final = 50
+_STUCK_S: Final = 0.2  # after which our own thread may be waiting for threads that an execve has killed
+_PASSABLE: Final = frozenset({"allow", "log", "notify"})  # answers to close with which it goes through
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A process that has been brought under filters.
+
+    Args:
+        pid: the process.
+        pidfd: of it, close-on-exec, for the caller to close.
+        listener: its listener, close-on-exec, for the caller to close; None when none was asked for.
+        arch: of its program.
+        threads: how many it had.
+        filters_before: how many filters it was under; None where the kernel does not tell (before Linux 5.9).
+        foreign: those filters, the oldest first, where they could be read (CAP_SYS_ADMIN); else None.
+        children: its child processes of that moment, which run on as they were; later ones are filtered.
+        stopped_s: how long its threads stood still, in seconds.
+    """
+
+    pid: int
+    pidfd: int
+    listener: int | None
+    arch: str
+    threads: int
+    filters_before: int | None
+    foreign: tuple[Program, ...] | None
+    children: frozenset[int]
+    stopped_s: float
+
+
+def attach(
+    pid: int,
+    programs: Sequence[bytes],
+    *,
+    pidfd: int | None = None,
+    flags: int = 0,
+    new_listener: bool = False,
+    privileged: bool = False,
+    arches: Collection[str] | None = None,
+    judge: Judge | None = None,
+    trust_filters: bool = False,
+    timeout_s: float = ATTACH_TIMEOUT_S,
+) -> Attachment:
+    """Install filters in all threads of a running process, on top of those it may have.
+
+    Args:
+        pid: the process.
+        programs: bytes of cBPF programs, in the order of installation.
+        pidfd: of the process meant, so that another one with the same number is refused; kept open.
+        flags: further SECCOMP_FILTER_FLAG_* (LOG).
+        new_listener: make a listener with the last program. From then on somebody has to serve it.
+        privileged: leave no_new_privs unset; the process needs CAP_SYS_ADMIN. Otherwise it is set in all
+            threads (seccomp_sync_threads() hands it on), and stays set.
+        arches: those the profile is for; a process of another is refused.
+        judge: what will become of a call, where the programs alone do not say it.
+        trust_filters: believe that present filters that can be neither read nor suspended let prctl,
+            seccomp and close through. narrows: should one kill for them, the process dies.
+        timeout_s: how long its threads may take to stop.
+
+    Raises:
+        UsageError: this is our own process, a thread, or a kernel thread.
+        MachineError: the kernel or our privileges do not allow it.
+        AttachError: anything else; the process is as it was, but where the message says otherwise.
+    """
+    refuse_unfit(pid, privileged=privileged, trust_filters=trust_filters)
+    own = kernel.pidfd_open(pid) if pidfd is None else os.dup(pidfd)
+    try:
+        arch = image_arch(pid)
+        refuse_arch(pid, arch, arches)
+        request = _Request(
+            pid=pid,
+            pidfd=own,
+            arch=arch,
+            programs=tuple(Program.from_bytes(p) for p in programs),
+            flags=flags,
+            new_listener=new_listener,
+            privileged=privileged,
+            arches=arches,
+            judge=judge,
+            trust_filters=trust_filters,
+            deadline=time.monotonic() + timeout_s,
+        )
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return _Attempt(request).run()
+            except ChangedError:
+                if attempt == _ATTEMPTS or time.monotonic() > request.deadline:
+                    raise
+                time.sleep(0.001 * attempt)
+    except BaseException:
+        os.close(own)
+        raise
+
+
+@dataclass(frozen=True)
+class _Request:
+    pid: int
+    pidfd: int
+    arch: str
+    programs: tuple[Program, ...]
+    flags: int
+    new_listener: bool
+    privileged: bool
+    arches: Collection[str] | None
+    judge: Judge | None
+    trust_filters: bool
+    deadline: float
+
+
+class _Attempt:
+    # One try, in a thread of its own: when a tracer ends, the kernel lets go of whatever it still traces.
+
+    def __init__(self, request: _Request) -> None:
+        self._request = request
+        self._cancelled = threading.Event()
+        self._threads = StoppedThreads(
+            request.pid, request.pidfd, deadline=request.deadline, is_cancelled=self._cancelled.is_set
+        )
+        self._result: Attachment | None = None
+        self._error: BaseException | None = None
+        self._listener: int | None = None
+        self._changes = ""  # what a failure leaves behind
+
+    def run(self) -> Attachment:
+        worker = threading.Thread(target=self._work, name="attach", daemon=True)
+        worker.start()
+        try:
+            self._follow(worker)
+        except KeyboardInterrupt:
+            self._cancelled.set()
+            self._follow(worker)
+            if self._result is None:  # else it was done already, and saying so is the truth
+                raise
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+    def _follow(self, worker: threading.Thread) -> None:
+        begin = time.monotonic()
+        while worker.is_alive():
+            worker.join(0.02)
+            if time.monotonic() - begin > _STUCK_S:
+                # PTRACE_SEIZE waits while any thread is in execve, execve waits until the threads that it has
+                # killed are reaped, and those that we trace are ours to reap (fs/exec.c, de_thread()).
+                for tid in tuple(self._threads.seized):
+                    with suppress(ChildProcessError):
+                        os.waitid(os.P_PID, tid, os.WEXITED | os.WNOHANG | ptrace.WALL)
+
+    def _work(self) -> None:
+        begin = time.monotonic()
+        try:
+            try:
+                result = self._install()
+            finally:
+                self._threads.release()
+            self._result = replace(result, stopped_s=time.monotonic() - begin)
+        except InjectionDied as error:
+            self._error = AttachError(f"process {self._request.pid} ended meanwhile ({error.what})")
+        except LaunchError as error:
+            self._error = AttachError(
+                f"process {self._request.pid}: {error.what}{self._changes}", hint=error.hint
+            )
+        except KernelError as error:
+            ended = error.errno == errno.ESRCH or self._threads.has_ended()
+            self._error = AttachError(f"process {self._request.pid} ended meanwhile") if ended else error
+        except BaseException as error:  # noqa: BLE001 - raised again by `run`, in the thread that asked
+            self._error = error
+
+    def _install(self) -> Attachment:
+        request = self._request
+        frozen = self._threads.stop()
+        status = self._common_status(frozen)
+        foreign = _foreign_filters(frozen[0].tid) if status.seccomp == 2 else ()
+        for thread in frozen:
+            refuse_arch(request.pid, thread.arch, request.arches)
+        judge = self._judge(foreign or ())
+        go_on = {t.tid: registers_to_go_on(request.pid, t, judge) for t in frozen}
+        chosen = injectable(frozen, request.arch)
+        injection = RunningInjection(
+            chosen,
+            f"process {request.pid}",
+            instruction=find_instruction(chosen.tid, request.arch),
+            stacks=self._stacks(frozen, chosen),
+            go_on=go_on[chosen.tid],
+            deadline=request.deadline,
+            # The kernel's own suspension also spares us the new filter's answer to close.
+            suspend=status.seccomp == 2 or request.new_listener,
+        )
+        try:
+            with injection:
+                if status.seccomp == 2 and not injection.is_suspended and not request.trust_filters:
+                    raise MachineError(
+                        f"the filters of process {status.name} cannot be suspended",
+                        hint="CONFIG_CHECKPOINT_RESTORE is missing; --trust-filters does without",
+                    )
+                if request.new_listener and not injection.is_suspended:
+                    self._check_close()
+                self._set_filters(injection, status, is_alone=len(frozen) == 1)
+        except BaseException:
+            if self._listener is not None:
+                os.close(self._listener)
+            raise
+        for thread in frozen:
+            if thread is not chosen and go_on[thread.tid] is not thread.registers:
+                with suppress(KernelError):  # killed meanwhile
+                    ptrace.ptrace_set_registers(thread.tid, go_on[thread.tid])
+        return Attachment(
+            pid=request.pid,
+            pidfd=request.pidfd,
+            listener=self._listener,
+            arch=request.arch,
+            threads=len(frozen),
+            filters_before=status.filters,
+            foreign=foreign,
+            children=_children_of(request.pid),
+            stopped_s=0.0,
+        )
+
+    def _common_status(self, frozen: Sequence[Frozen]) -> Status:
+        found = [status for t in frozen if (status := status_of(t.tid)) is not None]
+        if len(found) != len(frozen):
+            raise ChangedError(f"threads of process {self._request.pid} ended meanwhile")
+        first = found[0]
+        for other in found[1:]:
+            if (other.seccomp, other.filters) != (first.seccomp, first.filters):
+                # TSYNC would refuse this, or bring all threads under the filters of one.
+                raise AttachError(
+                    f"the threads of process {self._request.pid} are under different filters: thread"
+                    f" {first.tid} under {first.filters}, thread {other.tid} under {other.filters};"
+                    " nothing was changed",
+                    hint="it filters single threads itself; start it under the profile instead:"
+                    " autoprofile enforce PROFILE -- COMMAND",
+                )
+        return replace(first, no_new_privs=all(s.no_new_privs for s in found))
+
+    def _judge(self, foreign: Sequence[Program]) -> Judge:
+        programs = (*foreign, *self._request.programs)
+
+        def judge(arch: str, nr: int, args: Sequence[int]) -> Action:
+            token = ARCHES[arch].audit_arch
+            action = Action.from_ret(most_severe([p.simulate_ret(token, nr, args) for p in programs]))
+            if action.kind == "notify" and self._request.judge is not None:
+                return self._request.judge(arch, nr, args)
+            return action
+
+        return judge
+
+    def _stacks(self, frozen: Sequence[Frozen], chosen: Frozen) -> list[int]:
+        maps = read_maps(self._request.pid)
+        own = [m for m in maps if m.path == "[stack]"]
+        first = [t.sp for t in frozen if any(m.start <= t.sp <= m.end for m in own)]
+        return [*first, chosen.sp]
+
+    def _check_close(self) -> None:
+        # The process gives its copy of the listener back with close, under the new filter already.
+        pid, arch = self._request.pid, self._request.arch
+        taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}  # noqa: PTH208
+        free = next(n for n in range(len(taken) + 1) if n not in taken)
+        nr = syscall_nr(arch, "close")
+        assert nr is not None
+        token = ARCHES[arch].audit_arch
+        for program in self._request.programs:
+            action = Action.from_ret(program.simulate_ret(token, nr, (free,)))
+            if action.kind not in _PASSABLE:
+                raise AttachError(
+                    f"the profile answers close with {action}, and the process has to close its copy of the"
+                    " supervisor's listener; nothing was changed",
+                    hint="allow close in the profile, enforce it without a supervisor, or run as root",
+                )
+
+    def _set_filters(self, injection: RunningInjection, status: Status, *, is_alone: bool) -> None:
+        request = self._request
+        # No program at all: EFAULT, if only the kernel and the present filters let us get so far. Once
+        # no_new_privs is set it stays set, so this is found out before.
+        flags = request.flags | seccomp.FLAG_TSYNC
+        result = injection.call("seccomp", seccomp.SECCOMP_SET_MODE_FILTER, flags, 0)
+        if result != -errno.EFAULT:
+            raise refused("seccomp(SECCOMP_SET_MODE_FILTER)", result)
+        if not request.privileged and not status.no_new_privs:
+            result = injection.call("prctl", PR_SET_NO_NEW_PRIVS, 1)
+            if result < 0:
+                raise refused("prctl(PR_SET_NO_NEW_PRIVS)", result)
+            self._changes = "; no_new_privs is set now, which cannot be undone"
+        for index, program in enumerate(request.programs):
+            is_last = index == len(request.programs) - 1
+            fd = set_mode_filter(
+                injection,
+                bytes(program),
+                request.flags,
+                new_listener=request.new_listener and is_last,
+                threads=not is_alone,
+            )
+            self._changes = f"; {index + 1} of {len(request.programs)} filters are in place"
+            if request.new_listener and is_last:
+                self._listener = kernel.pidfd_getfd(request.pidfd, fd)
+                stopped = Stopped(injection.tid, f"process {request.pid}", request.arch)
+                close_listener(injection, stopped, fd, self._listener)
+
+
+def _foreign_filters(tid: int) -> tuple[Program, ...] | None:
+    # Of a stopped thread; None where we may not read them.
+    found: list[Program] = []
+    try:
+        while (raw := ptrace.ptrace_seccomp_get_filter(tid, len(found))) is not None:
+            found.append(Program.from_bytes(raw, sys.byteorder))
+    except AutoprofileError:
+        return None
+    return tuple(found)
+
+
+def _children_of(pid: int) -> frozenset[int]:
+    found: set[int] = set()
+    for tid in threads_of(pid):
+        # Without CONFIG_PROC_CHILDREN there is no such file.
+        with suppress(OSError):
+            found.update(map(int, Path(f"/proc/{pid}/task/{tid}/children").read_text().split()))
+    return frozenset(found)
