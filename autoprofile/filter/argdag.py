@@ -188,9 +188,9 @@ def _partition(weighted: Weighted, word: Word) -> tuple[list[Item], dict[Decisio
     lows = sorted(edges)
     items: list[Item] = []
     sums: dict[Decision, Weighted] = {}
-    sizes = _sizes(weighted, word)
+    halves = _halves(weighted, word)
     for low, high in zip(lows, [e - 1 for e in lows[1:]] + [_U32], strict=True):
-        left = _given_range(weighted, word, low, high, sizes)
+        left = _given_range(weighted, word, low, high, halves)
         old = sums.get(left.decision)
         if old is not None:
             added = tuple(a + b for a, b in zip(old.weights, left.weights, strict=True))
@@ -214,7 +214,7 @@ def _absorb(items: list[Item], word: Word) -> list[Item]:
                 if any(_mask_of(c, word) for c in neighbour.cases):
                     whole = Weighted(neighbour, (0.0,) * len(neighbour.cases), 0.0)
                     if (
-                        _given_range(whole, word, item.low, item.low, _sizes(whole, word)).decision
+                        _given_range(whole, word, item.low, item.low, _halves(whole, word)).decision
                         == item.outcome
                     ):
                         result[index] = Item(item.low, item.high, neighbour, item.weight)
@@ -222,42 +222,60 @@ def _absorb(items: list[Item], word: Word) -> list[Item]:
     return result
 
 
-def _sizes(weighted: Weighted, word: Word) -> list[list[int]]:
-    # How many numbers each alternative of each case leaves to a word.
-    return [[size(one.ranges) for one in _half(case, word)] for case in weighted.decision.cases]
+class _Half(NamedTuple):
+    # What a case says of a word: where its argument stands among the case's, its alternatives, and how many
+    # numbers each of them leaves to the word.
+    at: int
+    several: tuple[Alternative, ...]
+    sizes: tuple[int, ...]
+
+
+def _halves(weighted: Weighted, word: Word) -> list[_Half | None]:
+    found: list[_Half | None] = []
+    for case in weighted.decision.cases:
+        at = next((at for at, arg in enumerate(case.args) if arg[0] == word[0]), None)
+        if at is None:
+            found.append(None)
+            continue
+        several = case.args[at][1]
+        found.append(_Half(at, several, tuple(size(_of(pair, word).ranges) for pair in several)))
+    return found
+
+
+def _of(pair: Alternative, word: Word) -> WordSet:
+    return pair[0] if word[1] else pair[1]
 
 
 def _given_range(
-    weighted: Weighted, word: Word, low: int, high: int, sizes: Sequence[Sequence[int]]
+    weighted: Weighted, word: Word, low: int, high: int, halves: Sequence[_Half | None]
 ) -> Weighted:
     # What is left to decide when the word lies in one range on which every case is of one mind but for masks.
     kept = []
-    for case, weight, counts in zip(weighted.decision.cases, weighted.weights, sizes, strict=True):
-        args: list[tuple[int, tuple[Alternative, ...]]] = []
-        for index, several in case.args:
-            if index != word[0]:
-                args.append((index, several))
+    # The bits all numbers of the range have in common are known.
+    alike = _U32 >> (low ^ high).bit_length() << (low ^ high).bit_length()
+    known = _Bits(alike, low & alike)
+    for case, weight, half in zip(weighted.decision.cases, weighted.weights, halves, strict=True):
+        if half is None:
+            kept.append((case, weight))
+            continue
+        left: list[Alternative] = []
+        for pair, count in zip(half.several, half.sizes, strict=True):
+            one = _of(pair, word)
+            if not contains(one.ranges, low):
                 continue
-            left = []
-            for pair, count in zip(several, counts, strict=True):
-                one = pair[0] if word[1] else pair[1]
-                if not contains(one.ranges, low):
-                    continue
-                # The bits all numbers of the range have in common are known.
-                alike = _U32 >> (low ^ high).bit_length() << (low ^ high).bit_length()
-                masked = _mask_given((one.mask, one.value), _Bits(alike, low & alike))
+            rest = ANY_WORD
+            if one.mask:
+                masked = _mask_given((one.mask, one.value), known)
                 least = least_masked(low, one.mask, one.value)
                 if masked is None or least is None or least > high:
                     continue
-                weight *= (high - low + 1) / count / len(several)
                 rest = WordSet(FULL32, *masked)
-                left.append((rest, pair[1]) if word[1] else (pair[0], rest))
-            if not left:
-                break
-            if left != [(ANY_WORD, ANY_WORD)]:
-                args.append((index, tuple(left)))
-        else:
-            kept.append((Case(case.ret, tuple(args)), weight))
+            weight *= (high - low + 1) / count / len(half.several)
+            left.append((rest, pair[1]) if word[1] else (pair[0], rest))
+        if not left:
+            continue
+        new = () if left == [(ANY_WORD, ANY_WORD)] else ((word[0], tuple(left)),)
+        kept.append((Case(case.ret, case.args[: half.at] + new + case.args[half.at + 1 :]), weight))
     return _again(weighted, kept)
 
 

@@ -7,7 +7,7 @@ wider. Nothing is widened or narrowed here: what cannot match is dropped, what a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from autoprofile.abi.arch import ARCHES, arch_from_audit
@@ -214,28 +214,27 @@ def decision_of(cases: Iterable[tuple[Case, float]], final: int) -> tuple[Decisi
     """
     kept: list[Case] = []
     weights: list[float] = []
+    places: dict[tuple[object, ...], int] = {}  # by constraints
     final_weight = 0.0
     for case, weight in cases:
         if not case.args:
             final, final_weight = case.ret, final_weight + weight
             break
-        if case in kept:
-            weights[kept.index(case)] += weight
-        elif all(case.args != k.args for k in kept):  # an earlier case with equal constraints always wins
+        at = places.setdefault(case.args, len(kept))
+        if at == len(kept):
             kept.append(case)
             weights.append(weight)
+        elif kept[at].ret == case.ret:  # otherwise an earlier case with equal constraints always wins
+            weights[at] += weight
     while kept and kept[-1].ret == final:
         kept.pop()
         final_weight += weights.pop()
-    # Among equal answers the order has no meaning: one spelling, so that equal decisions are shared.
-    order = sorted(range(len(kept)), key=lambda i: (_run_number(kept, i), kept[i].args))
-    decision = Decision(tuple(kept[i] for i in order), final)
-    return decision, [weights[i] for i in order], final_weight
-
-
-def _run_number(cases: list[Case], index: int) -> int:
-    # How many times the answer changes before this case.
-    return sum(a.ret != b.ret for a, b in pairwise(cases[: index + 1]))
+    if len(kept) > 1:
+        # Among equal answers the order has no meaning: one spelling, so that equal decisions are shared.
+        runs = [0, *accumulate(a.ret != b.ret for a, b in pairwise(kept))]  # answers that changed before
+        order = sorted(range(len(kept)), key=lambda i: (runs[i], kept[i].args))
+        kept, weights = [kept[i] for i in order], [weights[i] for i in order]
+    return Decision(tuple(kept), final), weights, final_weight
 
 
 def lower_arch(profile: Profile, arch: str, default: Action) -> dict[int, Call]:

@@ -77,13 +77,25 @@ def search_tree(items: Sequence[Item]) -> Tree:
     Args:
         items: in order, without gaps, covering all 32-bit numbers that can occur.
     """
-    items = merged(items)
+    # Outcomes may be large: numbers in their place are quick to compare and to hash.
+    numbers: dict[Hashable, int] = {}
+    items = merged(
+        [Item(i.low, i.high, numbers.setdefault(i.outcome, len(numbers)), i.weight) for i in items]
+    )
     tree = _grow(items)
     for mask, rest in _masks(items):
         option = Branch(JSET_K, mask, yes=_grow(rest), no=Leaf(items[0].outcome))
         if _price(option, items) < _price(tree, items) - 1e-12:
             tree = option
-    return tree
+    return _with_outcomes(tree, list(numbers))
+
+
+def _with_outcomes(tree: Tree, outcomes: Sequence[Hashable]) -> Tree:
+    if isinstance(tree, Leaf):
+        assert isinstance(tree.outcome, int)
+        return Leaf(outcomes[tree.outcome])
+    yes, no = _with_outcomes(tree.yes, outcomes), _with_outcomes(tree.no, outcomes)
+    return Branch(tree.code, tree.k, yes, no)
 
 
 def _masks(items: list[Item]) -> Iterator[tuple[int, list[Item]]]:
@@ -185,26 +197,37 @@ def _remove(items: list[Item], at: int) -> Branch:
 
 def _exact(items: list[Item], known: dict[tuple[Item, ...], tuple[float, Tree]]) -> tuple[float, Tree]:
     # The cheapest of all trees, and its cost: expected tests, then tests in the program.
-    if len(items) == 1:
+    size = len(items)
+    if size == 1:
         return 0.0, Leaf(items[0].outcome)
+    first, second = items[0], items[1]
+    if size == 2:
+        low, high = Leaf(first.outcome), Leaf(second.outcome)
+        cost = _TEST + first.weight + second.weight
+        if first.low == first.high:
+            return cost, Branch(JEQ_K, first.low, low, high)
+        return cost, Branch(JEQ_K if second.low == second.high else JGE_K, second.low, high, low)
+    if size == 3 and second.low == second.high and first.outcome == items[2].outcome:
+        tree: Tree = Branch(JEQ_K, second.low, Leaf(second.outcome), Leaf(first.outcome))
+        return _TEST + first.weight + second.weight + items[2].weight, tree
     key = tuple(items)
-    if key in known:
-        return known[key]
-    if len(items) == 3 and items[1].low == items[1].high and items[0].outcome == items[2].outcome:
-        tree: Tree = Branch(JEQ_K, items[1].low, Leaf(items[1].outcome), Leaf(items[0].outcome))
-        return _TEST + sum(item.weight for item in items), tree
-    options: list[tuple[float, Tree]] = []
+    found = known.get(key)
+    if found is not None:
+        return found
+    best = float("inf")
     for at, item in enumerate(items):
         if item.low == item.high:
             cost, no = _exact(_without(items, at), known)
-            options.append((cost, Branch(JEQ_K, item.low, Leaf(item.outcome), no)))
+            if cost < best:
+                best, tree = cost, Branch(JEQ_K, item.low, Leaf(item.outcome), no)
         if at:
             cost, no = _exact(items[:at], known)
-            more, yes = _exact(items[at:], known)
-            options.append((cost + more, Branch(JGE_K, item.low, yes, no)))
-    cost, tree = min(options, key=lambda o: o[0])
-    known[key] = cost + _TEST + sum(item.weight for item in items), tree
-    return known[key]
+            if cost < best:
+                more, yes = _exact(items[at:], known)
+                if cost + more < best:
+                    best, tree = cost + more, Branch(JGE_K, item.low, yes, no)
+    known[key] = found = best + _TEST + sum(item.weight for item in items), tree
+    return found
 
 
 class _Planner:
