@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from autoprofile.cli.output import Output
+    from autoprofile.enforce.audit import AuditWriter
+    from autoprofile.enforce.supervise import NotifySupervisor
 
 __all__ = ["Enforcement"]
 
@@ -87,22 +89,8 @@ class Enforcement:
         return replace(profile, rules=(*profile.rules, *rules))
 
     def _run_supervised(self, command: Command, output: Output, *, privileged: bool) -> int:
-        from autoprofile.enforce.audit import AuditWriter
-        from autoprofile.enforce.supervise import NotifySupervisor
-
         program = compile_profile(_handed_over(self._profile, everything=self._complain))
-        audit = None
-        if self._audit_file is not None:
-            audit = AuditWriter(
-                self._audit_file,
-                argv=command.argv,
-                profile=self._where,
-                mode="complain" if self._complain else "enforce",
-                on_trouble=output.warn,
-            )
-        supervisor = NotifySupervisor(
-            self._answer, complain=self._complain, audit=audit, on_trouble=output.warn
-        )
+        supervisor, audit = self._supervisor(command.argv, output)
         try:
             status = enforce(
                 command, program, supervisor=supervisor, privileged=privileged, arches=self._profile.arch
@@ -113,6 +101,24 @@ class Enforcement:
             raise
         self._summarise(supervisor, output)
         return status
+
+    def _supervisor(self, argv: Sequence[str], output: Output) -> tuple[NotifySupervisor, AuditWriter | None]:
+        from autoprofile.enforce.audit import AuditWriter
+        from autoprofile.enforce.supervise import NotifySupervisor
+
+        audit = None
+        if self._audit_file is not None:
+            audit = AuditWriter(
+                self._audit_file,
+                argv=tuple(argv),
+                profile=self._where,
+                mode="complain" if self._complain else "enforce",
+                on_trouble=output.warn,
+            )
+        supervisor = NotifySupervisor(
+            self._answer, complain=self._complain, audit=audit, on_trouble=output.warn
+        )
+        return supervisor, audit
 
     def _answer(self, arch: str, nr: int, args: Sequence[int]) -> Action:
         action = self._profile.decide_call(arch, nr, args).action
