@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Inference", "infer", "learn", "program_of"]
 
+LEFT_OUT_CALLS = 5
+"""Calls of one left-out run that the profile names; the estimate holds all of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Inference:
@@ -179,7 +182,22 @@ def _learned(trace: Trace, estimate: Completeness) -> Learned:
         backend=meta.backend,
         complete=estimate.complete,
         binaries=_binaries(trace),
+        left_out=_left_out(estimate),
     )
+
+
+def _left_out(estimate: Completeness) -> dict[int, tuple[str, ...]] | None:
+    # Of a sample of the runs a profile says nothing: what is not there would read as denied nothing.
+    if estimate.runs < 2 or len(estimate.left_out) != estimate.runs:
+        return None
+    found = {}
+    for one in estimate.left_out:
+        calls = [text for text, _ in one.denials[:LEFT_OUT_CALLS]]
+        if len(one.denials) > LEFT_OUT_CALLS:
+            calls.append(f"and {len(one.denials) - LEFT_OUT_CALLS} more")
+        if calls:
+            found[one.run + 1] = tuple(calls)
+    return found
 
 
 def _binaries(trace: Trace) -> dict[str, str]:

@@ -16,7 +16,7 @@ from autoprofile.profile.render_rule import is_deny, rule_yaml
 from autoprofile.profile.wording import call_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from autoprofile.profile.action import Action
     from autoprofile.profile.model import Profile
@@ -93,6 +93,8 @@ def _header(a: Profile, b: Profile) -> Iterator[Change]:
         )
     for name in ("runs", "processes", "events", "lost", "kernel", "libc", "unseen", "backend", "complete"):
         yield from changed(f"learned.{name}", getattr(a.learned, name, None), getattr(b.learned, name, None))
+    missed = [_left_out(p.learned.left_out if p.learned else None) for p in (a, b)]
+    yield from changed("learned.left_out", missed[0], missed[1])
     before, now = (dict(p.learned.binaries) if p.learned else {} for p in (a, b))
     for path in sorted(before.keys() | now.keys()):
         yield from changed(f"learned.binaries {path}", before.get(path), now.get(path))
@@ -106,6 +108,12 @@ def _header(a: Profile, b: Profile) -> Iterator[Change]:
     yield from changed("mode", a.mode, b.mode)
     yield from changed("default", a.default, b.default, _direction(a.default, b.default))
     yield from changed("bad_arch", a.bad_arch, b.bad_arch, _direction(a.bad_arch, b.bad_arch))
+
+
+def _left_out(runs: Mapping[int, tuple[str, ...]] | None) -> str | None:
+    if runs is None:
+        return None
+    return "; ".join(f"run {run}: {', '.join(calls)}" for run, calls in sorted(runs.items())) or "none"
 
 
 def _text(value: object) -> str | None:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 from autoprofile.errors import ProfileError
 from autoprofile.profile.arg import ANY
+from autoprofile.profile.canonical import arches_with
 from autoprofile.profile.model import LEVELS, Learned, Profile, Program
-from autoprofile.profile.region import intersection, is_subset, subtract_all, witness
+from autoprofile.profile.region import intersection, is_subset, subtract, subtract_all, witness
 from autoprofile.profile.rule import SeccompRule
+from autoprofile.profile.wording import call_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +27,7 @@ __all__ = ["merge"]
 
 # A syscall whose exact union takes more rules than this gets a wider, short one.
 _MAX_RULES: Final = 256
+_LEFT_OUT_CALLS: Final = 5
 
 
 def merge(a: Profile, b: Profile) -> Profile:
@@ -37,8 +40,9 @@ def merge(a: Profile, b: Profile) -> Profile:
       merged default, a milder refusal than before perhaps; were it to permit them, the merge fails.
     * **level**: the more permissive. **mode**: kept when equal; else ``denylist`` when the merged default
       permits, else ``hybrid``.
-    * **program**: what both agree on. **learned**: sums; ``unseen`` is the worse of the two, ``complete``
-      holds when both are. Evidence of equal rules adds up.
+    * **program**: what both agree on; of two commands of one program the first. **learned**: sums, the runs
+      of `b` numbered after those of `a`; ``left_out`` holds at least what each run would have met without
+      itself, ``unseen`` follows from it, ``complete`` holds when both are. Evidence of equal rules adds up.
 
     In what it decides, the merge is commutative. When the exact union of one syscall would take more than 256
     rules, refusals beside the milder rules are dropped for that syscall (widens).
@@ -68,7 +72,7 @@ def merge(a: Profile, b: Profile) -> Profile:
     mixed = "denylist" if default.is_permitting else "hybrid"
     return Profile(
         program=_program(a.program, b.program),
-        learned=_learned(a.learned, b.learned),
+        learned=_learned(a, b),
         arch=arches,
         level=max(a.level, b.level, key=LEVELS.index),
         mode=a.mode if a.mode == b.mode else mixed,
@@ -177,19 +181,27 @@ def _program(a: Program, b: Program) -> Program:
     return Program(
         a.path if a.path == b.path else None,
         a.build_id if a.build_id == b.build_id else None,
-        a.argv if a.argv == b.argv else (),
+        a.argv if a.argv == b.argv or (a.argv and a.path is not None and a.path == b.path) else (),
     )
 
 
-def _learned(a: Learned | None, b: Learned | None) -> Learned | None:
+def _learned(one: Profile, other: Profile) -> Learned | None:
+    a, b = one.learned, other.learned
     if a is None or b is None:
         return a or b
+    runs, lost, events = a.runs + b.runs, a.lost + b.lost, a.events + b.events
+    left_out = _left_out(one, other)
     unseen = None if a.unseen is None or b.unseen is None else max(a.unseen, b.unseen)
+    if left_out is not None and runs > 1:
+        # Jeffreys' estimate from leave-one-run-out, as learning gives it (learn/completeness.py); each lost
+        # call may have been something new.
+        share = lost / (lost + events) if lost else 0.0
+        unseen = float(f"{max((len(left_out) + 0.5) / (runs + 1), share):.4g}")
     return Learned(
-        runs=a.runs + b.runs,
+        runs=runs,
         processes=a.processes + b.processes,
-        events=a.events + b.events,
-        lost=a.lost + b.lost,
+        events=events,
+        lost=lost,
         kernel=a.kernel if a.kernel == b.kernel else None,
         libc=a.libc if a.libc == b.libc else None,
         unseen=unseen,
@@ -199,4 +211,56 @@ def _learned(a: Learned | None, b: Learned | None) -> Learned | None:
             path: a.binaries.get(path, build) if a.binaries.get(path, build) == build else ""
             for path, build in {**a.binaries, **b.binaries}.items()
         },
+        left_out=left_out,
     )
+
+
+def _left_out(one: Profile, other: Profile) -> dict[int, tuple[str, ...]] | None:
+    # What a run would have met without itself only shrinks when runs are added, so what each side says of
+    # its own runs stands. A side of one run says nothing of it, but what the other side refuses it does.
+    found: dict[int, tuple[str, ...]] = {}
+    first = 1
+    for mine, theirs in ((one, other), (other, one)):
+        learned = mine.learned
+        assert learned is not None
+        if learned.runs == 1:
+            if refused := _refused(mine, theirs):
+                found[first] = refused
+        elif learned.left_out is not None:
+            found |= {first + run - 1: calls for run, calls in learned.left_out.items()}
+        elif learned.runs:
+            return None
+        first += learned.runs
+    return found
+
+
+def _refused(mine: Profile, theirs: Profile) -> tuple[str, ...]:
+    # Calls that rules with evidence of calls allow here and that are refused there.
+    found: list[str] = []
+    for rule in mine.rules:
+        if not rule.action.is_permitting or rule.evidence is None or not rule.evidence.count:
+            continue
+        for arch in rule.arch or arches_with(rule.syscall, mine.arch):
+            call = _refused_call(rule, arch, theirs)
+            if call is not None:
+                found.append(call)
+                break
+    few = found[:_LEFT_OUT_CALLS]
+    return (*few, f"and {len(found) - len(few)} more") if len(found) > len(few) else tuple(few)
+
+
+def _refused_call(rule: SeccompRule, arch: str, theirs: Profile) -> str | None:
+    own = _default(theirs, arch)
+    left: list[Region] = [rule.comparators]
+    for other in theirs.rules_for(arch, rule.syscall):
+        if not other.action.is_permitting:
+            for region in left:
+                both = intersection(region, other.comparators)
+                if both is not None and (call := witness(both)) is not None:
+                    return call_text(arch, rule.syscall, call)
+        left = [piece for region in left for piece in subtract(region, other.comparators)]
+        if len(left) > _MAX_RULES:
+            break  # too many pieces to tell: what is left counts as refused
+    if own.is_permitting:
+        return None
+    return next((call_text(arch, rule.syscall, c) for r in left if (c := witness(r)) is not None), None)

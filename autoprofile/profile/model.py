@@ -76,6 +76,9 @@ class Learned:
         complete: whether nothing was lost or cut short.
         binaries: path to ELF build-id of the programs and libraries that ran, "" where the runs differ; drift
             names those that changed.
+        left_out: run (from 1) to the first calls it would have been denied had the other runs been enforced;
+            a run that is not there would have been denied none. None when that is not known: of one run, or
+            of runs that were not kept apart.
     """
 
     runs: int
@@ -88,6 +91,7 @@ class Learned:
     backend: str | None = None
     complete: bool = False
     binaries: Mapping[str, str] = field(default_factory=dict, hash=False)
+    left_out: Mapping[int, tuple[str, ...]] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         for name in ("runs", "processes", "events", "lost"):
@@ -97,6 +101,12 @@ class Learned:
             raise ProfileError(f"learned: unseen is a probability from 0 to 1, not {self.unseen}")
         if self.lost and self.complete:
             raise ProfileError(f"learned: complete contradicts {self.lost} lost calls")
+        for run, calls in (self.left_out or {}).items():
+            if not 1 <= run <= self.runs or not calls:
+                raise ProfileError(
+                    f"learned: left_out names run {run} of {self.runs} with {len(calls)} calls",
+                    hint="runs count from 1; one that would have been denied nothing is left out",
+                )
 
 
 class Decision:

@@ -52,6 +52,7 @@ _LEARNED: Final = (
     "backend",
     "complete",
     "binaries",
+    "left_out",
 )
 
 
@@ -192,6 +193,8 @@ def _learned(reader: Reader, node: yaml.Node | None) -> Learned | None:
             found[name] = {} if name == "binaries" else None
         elif name == "unseen":
             found[name] = reader.fraction(value, what)
+        elif name == "left_out":
+            found[name] = dict(_left_out(reader, entry) for entry in reader.entries(value, what))
         elif name == "binaries":
             found[name] = {
                 path: reader.literal(build, f"the build-id of {path}")
@@ -206,6 +209,14 @@ def _learned(reader: Reader, node: yaml.Node | None) -> Learned | None:
         return Learned(**found)  # type: ignore[arg-type]
     except ProfileError as error:
         raise reader.error(node, error.what, error.hint) from None
+
+
+def _left_out(reader: Reader, entry: tuple[yaml.ScalarNode, str, yaml.Node]) -> tuple[int, tuple[str, ...]]:
+    key, name, value = entry
+    run = number_of(name)
+    if run is None:
+        raise reader.error(key, f"a key of learned.left_out is the number of a run, not {name!r}")
+    return run, tuple(reader.literal(item, f"a call of run {run}") for item in reader.items(value, name))
 
 
 def _section(

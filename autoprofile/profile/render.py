@@ -158,6 +158,9 @@ def _learned(learned: Learned) -> str:
     if learned.backend is not None:
         fields.append(("backend", quoted(learned.backend)))
     fields.append(("complete", "true" if learned.complete else "false"))
+    if learned.left_out is not None:
+        calls = (f"{run}: {flow_list(map(quoted, left))}" for run, left in sorted(learned.left_out.items()))
+        fields.append(("left_out", "{" + ", ".join(calls) + "}"))
     # A line for each: they are many, and a changed library is one changed line to a version control system.
     builds = [
         f"    {quoted(path)}: {quoted(build)}"

@@ -16,7 +16,7 @@ from autoprofile.abi.syscalls import display_name
 from autoprofile.profile.wording import arg_name, comparator_text, value_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from autoprofile.observations import Observation, Trace
     from autoprofile.profile import Arg, Profile, SeccompRule
@@ -27,6 +27,7 @@ __all__ = [
     "call_rows",
     "call_text",
     "counted",
+    "left_out_text",
     "profile_facts",
     "program_rows",
     "rule_rows",
@@ -126,6 +127,8 @@ def profile_facts(profile: Profile) -> list[tuple[str, str]]:
             )
         )
         facts.append(("complete", _completeness(profile)))
+        if learned.left_out is not None:
+            facts.append(("left out", left_out_text(learned.left_out, learned.runs)))
     facts.append(("arch", f"{', '.join(profile.arch)}; calls of any other: {profile.bad_arch}"))
     facts.append(("level", f"{profile.level}, {profile.mode}; what no rule names: {profile.default}"))
     return facts
@@ -137,9 +140,35 @@ def _completeness(profile: Profile) -> str:
         return "unknown"
     if not learned.complete:
         return "no: something was lost or cut short, so the program may need more than this allows"
-    if learned.unseen is None:
+    if learned.unseen is None and learned.runs <= 1:
         return "all of one run; more runs (learn --runs, --merge) would tell how typical it was"
+    if learned.unseen is None:
+        return (
+            f"all of {learned.runs} runs, which were not kept apart: `learn --from-trace` over their traces "
+            "would tell the chance that another needs more"
+        )
     return f"chance that another run needs something unseen: {learned.unseen:.1%}"
+
+
+def left_out_text(left_out: Mapping[int, Sequence[str]], runs: int, *, shown: int = 3) -> str:
+    """Say what runs would have met had the others been enforced: the evidence behind the estimate.
+
+    Args:
+        left_out: run, from 1, to the calls it would have been denied; runs that are not there: none.
+        runs: how many there are.
+        shown: runs that are told one by one.
+    """
+    if not left_out:
+        return f"none of the {runs} runs would have been denied anything, had the others been enforced"
+    texts = []
+    for run, calls in sorted(left_out.items())[:shown]:
+        more = int(calls[-1].split()[1]) - 1 if calls[-1].startswith("and ") else 0
+        denials = counted(len(calls) + more, "denial")
+        texts.append(f"run {run} would have met {denials}: {', '.join(calls)}")
+    if len(left_out) > shown:
+        texts.append(f"and {counted(len(left_out) - shown, 'other run')} some as well")
+    others = f"runs 1\N{EN DASH}{runs - 1}" if list(left_out) == [runs] and runs > 2 else "the others"
+    return f"had {others} been enforced, " + "; ".join(texts)
 
 
 def trace_facts(trace: Trace) -> list[tuple[str, str]]:

@@ -107,9 +107,15 @@ PROGRAMS = st.builds(
 @st.composite
 def learned(draw: st.DrawFn) -> Learned:
     """Draw the provenance of a profile."""
-    lost = draw(SMALL)
+    lost, runs = draw(SMALL), draw(SMALL)
+    missed = st.dictionaries(
+        st.integers(1, max(runs, 1)),
+        st.lists(LINE, min_size=1, max_size=2).map(tuple),
+        max_size=2 * bool(runs),
+    )
     return Learned(
-        *(draw(SMALL) for _ in range(3)),
+        runs,
+        *(draw(SMALL) for _ in range(2)),
         lost,
         *(draw(st.one_of(st.none(), st.sampled_from(["6.18", "2.36", "6.1.0-13-amd64"]))) for _ in range(2)),
         draw(st.one_of(st.none(), st.floats(0, 1))),
@@ -122,6 +128,7 @@ def learned(draw: st.DrawFn) -> Learned:
                 max_size=2,
             )
         ),
+        draw(st.one_of(st.none(), missed)),
     )
 
 

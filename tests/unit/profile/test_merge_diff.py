@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprofile.errors import ProfileError
-from autoprofile.profile import ANY, Action, Arg, Evidence, Learned, Profile, SeccompRule
+from autoprofile.profile import ANY, Action, Arg, Evidence, Learned, Profile, Program, SeccompRule
 from autoprofile.profile.diff import diff
 from autoprofile.profile.merge import merge
 
@@ -221,3 +221,53 @@ def test_a_rule_split_in_two_is_neither_wider_nor_narrower() -> None:
     b = Profile(rules=(allow("socket", Arg(0, "eq", 1)), allow("socket", Arg(0, "eq", 2))))
     assert {change.kind for change in diff(a, b)} == {"changed"}
     assert all(change.proof is None for change in diff(a, b))
+
+
+def _of_runs(
+    runs: int, rules: tuple[SeccompRule, ...], left_out: dict[int, tuple[str, ...]] | None
+) -> Profile:
+    seen = tuple(replace(rule, evidence=Evidence(count=1)) for rule in rules)
+    return Profile(
+        program=Program("/bin/p", None, ("p", str(runs))),
+        learned=Learned(runs, runs, 10, complete=True, left_out=left_out),
+        rules=seen,
+    )
+
+
+def test_merged_runs_are_kept_apart_in_what_they_would_have_met() -> None:
+    """Runs are numbered on; a single run is judged by what the others refuse it."""
+    read, write = allow("read"), allow("write")
+    merged = merge(_of_runs(2, (read,), {2: ("read()",)}), _of_runs(1, (read, write), None))
+    assert merged.learned is not None
+    assert merged.learned.left_out == {2: ("read()",), 3: ("write()",)}
+    assert merged.learned.unseen == 0.625
+    again = merge(merged, _of_runs(1, (read,), None))
+    assert again.learned is not None
+    assert again.learned.left_out == {2: ("read()",), 3: ("write()",)}
+    assert again.learned.unseen == 0.5
+
+
+def test_runs_of_which_nothing_is_known_leave_the_estimate_to_the_sides() -> None:
+    """Several runs that were not kept apart cannot be counted one by one."""
+    merged = merge(_of_runs(2, (allow("read"),), None), _of_runs(1, (allow("read"),), None))
+    assert merged.learned is not None
+    assert merged.learned.left_out is None
+    assert merged.learned.unseen is None
+
+
+def test_a_single_run_is_not_said_to_miss_what_a_wider_rule_allows() -> None:
+    """What the other side refuses is calculated, arguments included."""
+    narrow = allow("socket", Arg(0, "eq", 1), Arg(1, "in", {1, 2}))
+    wide = allow("socket", Arg(0, "in", {1, 2}))
+    merged = merge(_of_runs(1, (narrow,), None), _of_runs(1, (wide,), None))
+    assert merged.learned is not None
+    assert merged.learned.left_out is not None
+    assert set(merged.learned.left_out) == {2}
+    assert "AF_INET" in merged.learned.left_out[2][0] or "type" in merged.learned.left_out[2][0]
+
+
+def test_a_merge_keeps_the_command_of_one_program() -> None:
+    """Two commands of one program leave the first; of two programs, none."""
+    one = Profile(program=Program("/bin/p", None, ("p", "-a")))
+    assert merge(one, Profile(program=Program("/bin/p", None, ("p", "-b")))).program.argv == ("p", "-a")
+    assert merge(one, Profile(program=Program("/bin/q", None, ("q",)))).program.argv == ()
