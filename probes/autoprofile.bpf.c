@@ -20,6 +20,9 @@ enum {
 enum {
 	BPF_F_NO_PREALLOC = 1,
 };
+enum bpf_func_id {
+	BPF_FUNC_task_pt_regs = 175,
+};
 enum {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
@@ -103,10 +106,16 @@ struct mm_struct {
 	struct file *exe_file;
 };
 
+struct signal_struct {
+	unsigned int flags;
+};
+
 struct task_struct {
 	struct thread_info thread_info;
 	int pid;
 	int tgid;
+	int exit_code;
+	struct signal_struct *signal;
 	struct mm_struct *mm;
 	struct nsproxy *nsproxy;
 	struct files_struct *files;
@@ -330,6 +339,9 @@ static __always_inline int is_adopted_at_exec(struct task_struct *task)
 
 	if (!config || !config->flags)
 		return 0;
+	if (config->flags & CONFIG_CGROUP_EXEC &&
+	    bpf_get_current_ancestor_cgroup_id(config->cgroup_level) == config->cgroup_id)
+		return 1;
 	if (config->flags & CONFIG_CHILD && BPF_CORE_READ(task, real_parent, tgid) == config->own_tgid)
 		return 1;
 	return config->flags & CONFIG_MOUNT_SPACE &&
@@ -396,9 +408,14 @@ int sys_exit(__u64 *ctx)
 	__u64 pid_tgid;
 	__u32 arch, nr;
 
-	if (!thread)
-		return 0;
 	pid_tgid = (__u64)task->tgid << 32 | tid;
+	if (!thread) {
+		/* It may never be seen at sys_enter: whoever is refused its first call here ends. */
+		thread = adopt_caller(pid_tgid);
+		if (!thread)
+			return 0;
+		thread->flags = (thread->flags & ~THREAD_SKIP_EXIT) | THREAD_UNSURE;
+	}
 	nr = regs->orig_ax;
 	arch = arch_of(task, nr);
 	READ_ARGS(args, regs, arch)
@@ -433,8 +450,35 @@ int sched_process_exec(__u64 *ctx)
 	return 0;
 }
 
-SEC("tp_btf/sched_process_exit")
-int sched_process_exit(__u64 *ctx)
+#define SIGNAL_GROUP_EXIT 4 /* include/linux/sched/signal.h: the whole process ends */
+#define SIGSYS 31
+
+/* Did seccomp end this thread alone? Only then is its death not that of its process. */
+static __always_inline int is_killed_by_seccomp(struct task_struct *task)
+{
+	return task->exit_code == SIGSYS && !(BPF_CORE_READ(task, signal, flags) & SIGNAL_GROUP_EXIT);
+}
+
+/* Where sys_exit is watched, too: what killed the thread alone has none. */
+static __noinline int note_killed(struct task_struct *task)
+{
+	__u32 tid = BPF_CORE_READ(task, pid), arch, nr;
+	struct thread *thread = LOOKUP(threads, &tid);
+	struct task_struct *current;
+	struct pt_regs *regs;
+
+	if (!thread || !bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs))
+		return 0; /* before Linux 5.15 */
+	current = bpf_get_current_task_btf();
+	regs = (void *)bpf_task_pt_regs(current);
+	nr = regs->orig_ax;
+	arch = arch_of(current, nr);
+	READ_ARGS(args, regs, arch)
+	on_killed(thread, arch, nr, args);
+	return 0;
+}
+
+static __noinline int end_of_caller(void)
 {
 	struct event *event;
 
@@ -447,4 +491,21 @@ int sched_process_exit(__u64 *ctx)
 	event->path_at = PATH_BYTES;
 	bpf_ringbuf_submit(event, 0);
 	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int sched_process_exit(__u64 *ctx)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	if (is_killed_by_seccomp(task))
+		note_killed(task);
+	return end_of_caller();
+}
+
+/* Beside sys_enter_only. */
+SEC("tp_btf/sched_process_exit")
+int sched_process_exit_only(__u64 *ctx)
+{
+	return end_of_caller();
 }

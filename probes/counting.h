@@ -98,6 +98,8 @@ __noinline int flush(struct thread *thread, struct slot *slot)
 			ADD(&cell->failed, slot->failed);
 		if (slot->refused)
 			ADD(&cell->refused, slot->refused);
+		if (slot->doubtful)
+			ADD(&cell->doubtful, slot->doubtful);
 		if (slot->last_ns >= cell->last_ns) {
 			cell->last_ns = slot->last_ns;
 			if (slot->last_return != RETURN_UNSEEN)
@@ -156,7 +158,7 @@ static __always_inline struct slot *count_call(struct thread *thread)
 		slot->key = thread->key;
 		slot->is_plain = is_plain;
 		slot->first_ns = thread->entered_ns;
-		slot->ok = slot->failed = slot->refused = 0;
+		slot->ok = slot->failed = slot->refused = slot->doubtful = 0;
 		slot->last_return = RETURN_UNSEEN;
 	}
 	slot->count++;
@@ -289,29 +291,67 @@ static __always_inline void on_enter_only(struct thread *thread, __u64 pid_tgid,
 	count_call(thread);
 }
 
-/* Count the call that ends here; 1 when it did not pass sys_enter, for then seccomp answered it. */
-static __always_inline int on_exit(struct thread *thread, __u64 pid_tgid, __u32 arch, __u32 nr, const __u64 *args,
+/* Count a call that seccomp answered.
+ *
+ * For trap and kill it puts the number back where the return value will be (syscall_rollback) and sends SIGSYS. A
+ * filter can make read, whose number is 0, return 0 as well; that looks the same.
+ */
+static __always_inline void count_refused(struct thread *thread, __u32 nr, __s64 ret, __u32 flags)
+{
+	int is_error = ret < 0 && ret >= -MAX_ERRNO, is_signal = (__u32)ret == nr;
+	struct slot *slot;
+
+	/* The end of an older call, unless it failed: whoever knows the filter can tell the two apart. */
+	if (flags & THREAD_UNSURE && !is_signal && (!is_error || (ret <= -512 && ret >= -516)))
+		return;
+	slot = count_call(thread);
+	if (flags & THREAD_UNSURE) {
+		slot->doubtful++;
+		slot->last_return = is_signal ? RETURN_SIGNAL : -ret;
+		return;
+	}
+	slot->refused++;
+	if (is_signal) {
+		slot->failed++;
+		slot->last_return = RETURN_SIGNAL;
+	} else {
+		count_return(slot, ret);
+	}
+}
+
+/* Count the call that ends here. When it did not pass sys_enter, seccomp answered it. */
+static __always_inline void on_exit(struct thread *thread, __u64 pid_tgid, __u32 arch, __u32 nr, const __u64 *args,
 				   __s64 ret)
 {
 	__u32 flags = thread->flags;
 	struct slot *slot;
-	int refused = 0;
 
+	if (arch == ARCH_I386)
+		ret = (__s32)ret;
 	if (!(flags & THREAD_IN_CALL)) {
 		if (flags & THREAD_NEWBORN)
 			born(thread, (__u32)pid_tgid, pid_tgid >> 32);
 		thread->flags = 0;
 		if (flags & THREAD_SKIP_EXIT)
-			return 0;
+			return;
 		make_key(thread, arch, nr, args);
-		refused = 1;
+		thread->flags &= THREAD_PLAIN;
+		count_refused(thread, nr, ret, flags);
+		return;
 	}
 	thread->flags &= THREAD_PLAIN;
 	slot = count_call(thread);
-	count_return(slot, arch == ARCH_I386 ? (__s32)ret : ret);
-	if (refused)
-		slot->refused++;
-	return refused;
+	count_return(slot, ret);
+}
+
+/* A thread dies of what seccomp answered (kill_thread): there is no sys_exit then. */
+static __always_inline void on_killed(struct thread *thread, __u32 arch, __u32 nr, const __u64 *args)
+{
+	if (thread->flags & THREAD_IN_CALL)
+		return;
+	make_key(thread, arch, nr, args);
+	thread->flags &= THREAD_PLAIN;
+	count_refused(thread, nr, nr, 0);
 }
 
 static __always_inline void on_fork(__u32 parent_tid, __u32 child_tid)

@@ -29,6 +29,7 @@
 #define THREAD_MAPS_CODE 8u /* in a call that maps a file's instructions */
 
 #define THREAD_PLAIN 16u    /* the call has no constrained arguments: counted in `plain` */
+#define THREAD_UNSURE 32u   /* may be in a call that began before it was followed */
 
 #define THREAD_CELLS 1024  /* cells a thread remembers having counted for its process */
 #define PROCESS_CELLS 4096 /* cells a process remembers; beyond, `seen` does */
@@ -36,6 +37,7 @@
 #define CONFIG_CGROUP 1u      /* adopt whoever makes a call inside the cgroup */
 #define CONFIG_MOUNT_SPACE 2u /* adopt whoever executes a program inside the mount namespace */
 #define CONFIG_CHILD 4u       /* adopt the loader's own children when they execute a program */
+#define CONFIG_CGROUP_EXEC 8u /* adopt whoever executes a program inside the cgroup */
 
 struct layouts {
 	__u32 of[ARCHES * LAYOUT_NRS];
@@ -73,11 +75,13 @@ struct cell {
 	__u64 ok;
 	__u64 failed;
 	__u64 refused; /* sys_exit without sys_enter: seccomp answered */
-	__s64 last_return; /* RETURN_UNSEEN, 0, or a positive errno */
+	__u64 doubtful; /* of `count`: refused, or begun before the thread was followed */
+	__s64 last_return; /* RETURN_UNSEEN, RETURN_SIGNAL, 0, or a positive errno */
 	__u32 processes;
 	__u32 id;
 };
 #define RETURN_UNSEEN (-1)
+#define RETURN_SIGNAL (-2) /* seccomp sent SIGSYS: trap, kill */
 
 /* Calls of one key that a thread has counted for itself; only the thread touches it, so without atomics. */
 struct slot {
@@ -88,6 +92,7 @@ struct slot {
 	__u64 ok;
 	__u64 failed;
 	__u64 refused;
+	__u64 doubtful;
 	__s64 last_return;
 	__u64 is_plain;
 };

@@ -171,16 +171,20 @@ class Refusals:
         """Take a read-out of everything counted; return the records that are new since the last one."""
         from autoprofile.abi.syscalls import display_name
         from autoprofile.observations.frame import decode_args
-        from autoprofile.observations.recorder import return_name
-        from autoprofile.trace.ebpf.counts import kept_args
+        from autoprofile.trace.ebpf.counts import kept_args, returned
 
         new: list[dict[str, Any]] = []
         totals: dict[tuple[Any, ...], int] = {}
         for count in counts:
             args = kept_args(count.arch, count.nr, count.args)
             decision = self.profile.decide_call(count.arch, count.nr, [a or 0 for a in args])
-            is_allowed = decision.action.kind in ("allow", "log")
-            for kind, number in (("refused", count.refused), ("unlisted", count.count - count.refused)):
+            # What a profile logs by default is not in it; what one of its rules logs is.
+            is_allowed = decision.action.kind == "allow" or (
+                decision.action.kind == "log" and decision.rule is not None
+            )
+            # The end of a call that began before the watch failed, as a refused one does: the profile tells.
+            refused = count.refused + (0 if is_allowed else count.doubtful)
+            for kind, number in (("refused", refused), ("unlisted", count.count - count.refused)):
                 if number == 0 or (kind == "unlisted" and is_allowed):
                     continue
                 key = (kind, watch.program_of(count), count.arch, count.nr, args)
@@ -196,7 +200,7 @@ class Refusals:
                     "syscall": name,
                     "args": list(args),
                     "decoded": {arg: text for _, arg, text in decode_args(count.arch, count.nr, args)},
-                    "returned": return_name(count.last_return),
+                    "returned": returned(count.last_return),
                     "allowed_by_profile": is_allowed,
                 }
                 new.append(record)

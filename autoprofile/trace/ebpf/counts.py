@@ -13,7 +13,15 @@ from autoprofile.abi.signatures import constrained_args
 from autoprofile.abi.syscalls import syscall_name
 from autoprofile.observations import Observation
 from autoprofile.observations.recorder import Tally, return_name
-from autoprofile.trace.ebpf.records import ARCHES, KEY_BYTES, RETURN_UNSEEN, Cell, CellKey, Totals
+from autoprofile.trace.ebpf.records import (
+    ARCHES,
+    KEY_BYTES,
+    RETURN_SIGNAL,
+    RETURN_UNSEEN,
+    Cell,
+    CellKey,
+    Totals,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,6 +36,7 @@ __all__ = [
     "counts_from_maps",
     "kept_args",
     "observations_from_counts",
+    "returned",
     "tally_from_counts",
 ]
 
@@ -36,7 +45,12 @@ _CELL_BYTES: Final = ctypes.sizeof(Cell)
 
 @dataclass(slots=True)
 class Count:
-    """One cell: what was called, and how often; `refused` of `count` calls were answered by seccomp."""
+    """One cell: what was called, and how often.
+
+    `refused` of `count` calls were answered by seccomp. `doubtful` ones are not in `count`: they failed, and
+    were either refused or begun before their thread was followed. `last_return`: None where it was not seen,
+    RETURN_SIGNAL, 0 or an errno.
+    """
 
     file: int
     arch: str
@@ -50,6 +64,7 @@ class Count:
     refused: int
     last_return: int | None
     processes: int
+    doubtful: int = 0
 
 
 def counts_from_maps(keys: bytes, values: bytes, number: int) -> list[Count]:
@@ -67,7 +82,7 @@ def counts_from_maps(keys: bytes, values: bytes, number: int) -> list[Count]:
                 ARCHES[key.program_arch & 3],
                 key.nr,
                 tuple(key.args),
-                cell.count,
+                cell.count - cell.doubtful,
                 cell.first_ns,
                 cell.last_ns,
                 cell.ok,
@@ -75,6 +90,7 @@ def counts_from_maps(keys: bytes, values: bytes, number: int) -> list[Count]:
                 cell.refused,
                 last_return,
                 cell.processes,
+                cell.doubtful,
             )
         )
     return counts
@@ -82,7 +98,7 @@ def counts_from_maps(keys: bytes, values: bytes, number: int) -> list[Count]:
 
 def tally_from_counts(counts: Iterable[Count], processes: int) -> Tally:
     """Return how far a recording is."""
-    counts = list(counts)
+    counts = [count for count in counts if count.count]
     return Tally(len({(c.arch, c.nr) for c in counts}), len(counts), sum(c.count for c in counts), processes)
 
 
@@ -100,6 +116,8 @@ def observations_from_counts(
     """
     merged: dict[tuple[ProgramId, str, int, Args], Count] = {}
     for count in counts:
+        if not count.count:
+            continue  # only doubtful calls
         key = (files.program(count.file), count.arch, count.nr, kept_args(count.arch, count.nr, count.args))
         known = merged.get(key)
         if known is None:
@@ -127,10 +145,15 @@ def observations_from_counts(
             processes=count.processes,
             ok=count.ok if returns else None,
             failed=count.failed if returns else None,
-            last_return=return_name(count.last_return),
+            last_return=returned(count.last_return),
         )
         for (program, arch, nr, args), count in merged.items()
     ]
+
+
+def returned(last_return: int | None) -> str | None:
+    """Return what the last call returned: ``ok``, an errno, ``SIGSYS`` where seccomp sent that, or None."""
+    return "SIGSYS" if last_return == RETURN_SIGNAL else return_name(last_return)
 
 
 def kept_args(arch: str, nr: int, args: tuple[int, ...]) -> Args:

@@ -26,7 +26,7 @@ from autoprofile.trace.ebpf.records import (
     SIZES,
     THREAD_IN_CALL,
     THREAD_PLAIN,
-    THREAD_SKIP_EXIT,
+    THREAD_UNSURE,
     Cell,
     Config,
     Event,
@@ -54,8 +54,8 @@ _THREAD_BYTES: Final = ctypes.sizeof(Thread)
 _OLDEST: Final = (5, 12)
 _FIRST_PID_SPACE: Final = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 
-_BOTH_ENDS: Final = ("sys_enter", "sys_exit")
-_ONLY_ENTRY: Final = ("sys_enter_only",)
+_BOTH_ENDS: Final = ("sys_enter", "sys_exit", "sched_process_exit")
+_ONLY_ENTRY: Final = ("sys_enter_only", "sched_process_exit_only")
 
 # Ids given here, not by the probes, for what ran before they did.
 _SEEDED_FILE: Final = 1 << 28
@@ -181,7 +181,7 @@ class Probes:
         Args:
             tid: the thread.
             tgid: its process, whose program becomes known by this.
-            in_call: whether the thread may be inside a call, whose end is then not counted.
+            in_call: whether the thread may be inside a call; the first end of a call is then doubtful.
         """
         key = tid.to_bytes(4, "little")
         if self._maps["threads"].get(key) is not None:
@@ -195,7 +195,7 @@ class Probes:
         thread = Thread(
             program=_SEEDED_FILE + process - _SEEDED_PROCESS,
             process=process,
-            flags=THREAD_SKIP_EXIT if in_call else 0,
+            flags=THREAD_UNSURE if in_call else 0,
         )
         if not self._maps["threads"].put(key, bytes(thread), only_new=True):
             return False
@@ -248,7 +248,7 @@ class Probes:
             held = [(s.key, s.is_plain, s) for s in thread.slots if s.count]
             if with_pending and thread.flags & THREAD_IN_CALL:
                 at = thread.entered_ns
-                pending = Slot(thread.key, 1, at, at, 0, 0, 0, RETURN_UNSEEN)
+                pending = Slot(thread.key, 1, at, at, 0, 0, 0, 0, RETURN_UNSEEN)
                 held.append((thread.key, thread.flags & THREAD_PLAIN, pending))
             for cell_key, is_plain, slot in held:
                 key = bytes(cell_key)
@@ -264,6 +264,7 @@ class Probes:
                     slot.ok,
                     slot.failed,
                     slot.refused,
+                    slot.doubtful,
                     slot.last_return,
                     int(is_new),
                     0,

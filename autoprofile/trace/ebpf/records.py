@@ -15,17 +15,19 @@ from autoprofile.abi.syscalls import syscall_table
 __all__ = [
     "ARCHES",
     "CONFIG_CGROUP",
+    "CONFIG_CGROUP_EXEC",
     "CONFIG_CHILD",
     "CONFIG_MOUNT_SPACE",
     "EVENT_END",
     "EVENT_FILE",
     "KEY_BYTES",
     "PROCESS_CELLS",
+    "RETURN_SIGNAL",
     "RETURN_UNSEEN",
     "SIZES",
     "THREAD_IN_CALL",
     "THREAD_PLAIN",
-    "THREAD_SKIP_EXIT",
+    "THREAD_UNSURE",
     "Cell",
     "CellKey",
     "Condition",
@@ -49,12 +51,13 @@ LAYOUT_CONDITION: Final = 16
 CONDITIONS: Final = 64
 CONDITION_VALUES: Final = 32
 THREAD_IN_CALL: Final = 1
-THREAD_SKIP_EXIT: Final = 2
 THREAD_PLAIN: Final = 16
+THREAD_UNSURE: Final = 32
 PROCESS_CELLS: Final = 4096
 RETURN_UNSEEN: Final = -1
+RETURN_SIGNAL: Final = -2
 EVENT_FILE, EVENT_END = 1, 2
-CONFIG_CGROUP, CONFIG_MOUNT_SPACE, CONFIG_CHILD = 1, 2, 4
+CONFIG_CGROUP, CONFIG_MOUNT_SPACE, CONFIG_CHILD, CONFIG_CGROUP_EXEC = 1, 2, 4, 8
 
 _ARG_32, _ARG_64 = 1, 2
 _PATH_BYTES: Final = 4096
@@ -110,6 +113,7 @@ class Cell(ctypes.Structure):
         ("ok", ctypes.c_uint64),
         ("failed", ctypes.c_uint64),
         ("refused", ctypes.c_uint64),
+        ("doubtful", ctypes.c_uint64),
         ("last_return", ctypes.c_int64),
         ("processes", ctypes.c_uint32),
         ("id", ctypes.c_uint32),
@@ -127,6 +131,7 @@ class Slot(ctypes.Structure):
         ("ok", ctypes.c_uint64),
         ("failed", ctypes.c_uint64),
         ("refused", ctypes.c_uint64),
+        ("doubtful", ctypes.c_uint64),
         ("last_return", ctypes.c_int64),
         ("is_plain", ctypes.c_uint64),
     )
