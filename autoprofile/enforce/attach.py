@@ -197,11 +197,8 @@ class _Attempt:
         while worker.is_alive():
             worker.join(0.02)
             if time.monotonic() - begin > _STUCK_S:
-                # PTRACE_SEIZE waits while any thread is in execve, execve waits until the threads that it has
-                # killed are reaped, and those that we trace are ours to reap (fs/exec.c, de_thread()).
                 for tid in tuple(self._threads.seized):
-                    with suppress(ChildProcessError):
-                        os.waitid(os.P_PID, tid, os.WEXITED | os.WNOHANG | ptrace.WALL)
+                    _reap(tid)
 
     def _work(self) -> None:
         begin = time.monotonic()
@@ -352,6 +349,17 @@ class _Attempt:
                 self._listener = kernel.pidfd_getfd(request.pidfd, fd)
                 stopped = Stopped(injection.tid, f"process {request.pid}", request.arch)
                 close_listener(injection, stopped, fd, self._listener)
+
+
+def _reap(tid: int) -> None:
+    # PTRACE_SEIZE waits while any thread is in execve, execve waits until the threads that it has killed are
+    # reaped, and those that we trace are ours to reap (fs/exec.c, de_thread()). A stop is left for the tracer
+    # to see: of a tracee it would be reported, and taken, whatever one waits for (wait_task_stopped()).
+    with suppress(ChildProcessError):
+        options = os.WEXITED | os.WNOHANG | ptrace.WALL
+        seen = os.waitid(os.P_PID, tid, options | os.WNOWAIT)
+        if seen is not None and seen.si_code in (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED):
+            os.waitid(os.P_PID, tid, options)
 
 
 def _foreign_filters(tid: int) -> tuple[Program, ...] | None:

@@ -1,7 +1,7 @@
 """Attach to a process and to what it has started: each under the same filters, parents before children.
 
 Filters bind a process and what it starts from then on; children that run already have to be attached to one
-by one. Those are known exactly, since a parent stands still while its children are listed. Not found: a process
+by one. They are known exactly, as a parent stands still while its children are listed. Not found: a process
 whose parent ended before we came (a daemon's double fork), which belongs to init or a subreaper by then.
 """
 
