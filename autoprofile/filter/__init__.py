@@ -6,7 +6,7 @@ Stages: `lower` (rules to constraints on 32-bit words), `layout` and `argdag` (t
 
 from __future__ import annotations
 
-from autoprofile.filter.compiler import FilterTooLarge, compile_profile, compile_stack
+from autoprofile.filter.compiler import FilterTooLarge, compile_asking, compile_profile, compile_stack
 from autoprofile.filter.filter import Filter
 from autoprofile.filter.program import Program, SockFilter
 from autoprofile.filter.simulate import FilterInvalid
@@ -17,6 +17,7 @@ __all__ = [
     "FilterTooLarge",
     "Program",
     "SockFilter",
+    "compile_asking",
     "compile_profile",
     "compile_stack",
 ]

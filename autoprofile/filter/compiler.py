@@ -8,27 +8,30 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
+from autoprofile.abi.syscalls import display_name, newest_nr, syscall_nr
 from autoprofile.errors import AutoprofileError
 from autoprofile.filter import opcodes as op
 from autoprofile.filter.assemble import assemble
+from autoprofile.filter.divide import divided
 from autoprofile.filter.layout import lay_out
+from autoprofile.filter.limits import MOST_CONVERTED, stacked_length
 from autoprofile.filter.lower import Call, Decision, lower_arch
+from autoprofile.filter.newer import is_beyond, newest_known
 from autoprofile.filter.program import Program
-from autoprofile.profile import Action
+from autoprofile.profile import Action, SeccompRule
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from autoprofile.filter.graph import NodeId
     from autoprofile.filter.layout import Layout
     from autoprofile.filter.program import SockFilter
     from autoprofile.profile import Profile
 
-__all__ = ["FilterTooLarge", "compile_profile", "compile_stack"]
+__all__ = ["FilterTooLarge", "compile_asking", "compile_profile", "compile_stack"]
 
 Key: TypeAlias = tuple[str, int]  # a call: (arch, nr)
 
-_MOST_FILTERS = 8
 _FILL = 3700  # what one filter of a stack may hold by estimate, without trampolines and the number tree
 
 
@@ -45,11 +48,9 @@ class _Source:
     beyond: int | None
     bitmap: bool
 
-    def part(self, keys: Collection[Key]) -> _Source:
+    def part(self, some: Mapping[Key, Call]) -> _Source:
         # The filter that decides these calls alone and leaves all others to the rest of a stack.
-        arches = {
-            a: {nr: c for nr, c in calls.items() if (a, nr) in keys} for a, calls in self.arches.items()
-        }
+        arches = {a: {nr: some[a, nr] for nr in calls if (a, nr) in some} for a, calls in self.arches.items()}
         allow = Action.ALLOW.ret
         return replace(self, arches=arches, default=allow, bad_arch=allow, beyond=None)
 
@@ -78,13 +79,31 @@ def _source(
     profile: Profile, default: Action | None, bad_arch: Action | None, beyond: Action | None, *, bitmap: bool
 ) -> _Source:
     default = profile.default if default is None else default
+    arches = {arch: lower_arch(profile, arch, default) for arch in profile.arch}
+    if beyond is not None:
+        arches = {arch: _with_newer(profile, arch, calls, default, beyond) for arch, calls in arches.items()}
     return _Source(
-        {arch: lower_arch(profile, arch, default) for arch in profile.arch},
+        arches,
         default.ret,
         (profile.bad_arch if bad_arch is None else bad_arch).ret,
         None if beyond is None else beyond.ret,
         bitmap,
     )
+
+
+def _with_newer(
+    profile: Profile, arch: str, calls: dict[int, Call], default: Action, beyond: Action
+) -> dict[int, Call]:
+    # The layout gives `beyond` to all numbers above autoprofile's own table that are not in `calls`. Written
+    # out are those of the table that the profile does not know, and those above whose rule says default.
+    newer = dict(calls)
+    for nr in range(newest_known(profile, arch) + 1, newest_nr(arch) + 1):
+        if is_beyond(profile, arch, nr):
+            newer[nr] = Call(display_name(arch, nr), Decision((), beyond.ret), (), 0.0)
+    for syscall in profile.syscalls(arch):
+        if isinstance(syscall, int) and syscall > newest_nr(arch) and syscall not in newer:
+            newer[syscall] = Call(str(syscall), Decision((), default.ret), (), 0.0)
+    return dict(sorted(newer.items()))
 
 
 def compile_profile(
@@ -101,8 +120,8 @@ def compile_profile(
         profile: the rules.
         default: an answer to give in place of the profile's default.
         bad_arch: an answer to give in place of the profile's `bad_arch`.
-        beyond: an answer to give, in place of the default, to numbers above the newest call autoprofile knows
-            that have no rule: ``Action.errno("ENOSYS")`` lets libc fall back to older calls.
+        beyond: an answer to give, in place of the default, to numbers newer than the profile that have no
+            rule (see `newer`): ``Action.errno("ENOSYS")`` lets libc fall back to older calls.
         bitmap: whether the kernel answers constant allows from its bitmap (Linux ≥ 5.11). It changes the
             order of tests only: False weighs all calls, as older kernels run the filter for all of them.
 
@@ -133,12 +152,17 @@ def _sizes(layout: Layout) -> dict[Key, int]:
 
 
 def _too_large(source: _Source, layout: Layout, size: int) -> FilterTooLarge:
-    sizes = {key: size for key, size in _sizes(layout).items() if size > 1}
-    worst = sorted(sizes, key=lambda key: (-sizes[key], key))[:5]
-    texts = [f"{source.arches[arch][nr].name} ({arch}, about {sizes[arch, nr]})" for arch, nr in worst]
     return FilterTooLarge(
         f"the filter needs {size} instructions, the kernel takes {op.MAX_INSTRUCTIONS}",
-        hint="most go to " + ", ".join(texts),
+        hint="most go to " + _costliest(source, layout),
+    )
+
+
+def _costliest(source: _Source, layout: Layout) -> str:
+    sizes = {key: size for key, size in _sizes(layout).items() if size > 1}
+    worst = sorted(sizes, key=lambda key: (-sizes[key], key))[:5]
+    return ", ".join(
+        f"{source.arches[arch][nr].name} ({arch}, about {sizes[arch, nr]})" for arch, nr in worst
     )
 
 
@@ -154,14 +178,16 @@ def compile_stack(
 
     The kernel runs all stacked filters and takes the most severe answer. Each call's rules are in one of the
     filters, the others allow it, so together they answer as `Profile.decide_call` does; the last one has the
-    default, the foreign arches and ``seccomp``, which has to work until it is installed. Calls that are
-    always allowed are so in every filter, and stay answered from the bitmap.
+    default, the foreign arches and ``seccomp``, which has to work until it is installed. One call whose rules
+    alone exceed a filter is divided by the values of an argument. Calls that are always allowed are so in
+    every filter, and stay answered from the bitmap.
 
     Args: as of `compile_profile`.
 
     Raises:
-        FilterTooLarge: one call's rules alone exceed a filter, eight filters do not suffice, or the calls
-            that are notified exceed one filter (only one of a stack can have a listener).
+        FilterTooLarge: one call's rules can be divided no further, the kernel does not take as many filters
+            as there would be, or the calls that are notified exceed one filter (only one of a stack can have
+            a listener; see `compile_asking`).
     """
     source = _source(profile, default, bad_arch, beyond, bitmap=bitmap)
     instructions, notes, layout = _assembled(source)
@@ -173,15 +199,78 @@ def compile_stack(
         for nr, call in calls.items()
         if call.name == "seccomp" or (not call.decision.cases) or _notifies(call.decision)
     }
-    parts = _packed(layout, stay)
-    moved = [key for keys in parts for key in keys]
-    programs = []
-    for one in (*(source.part(keys) for keys in parts), source.without(moved)):
+    parts = _packed(source, layout, stay)
+    moved = [key for part in parts for key in part]
+    programs: list[Program] = []
+    for one in (*(source.part(part) for part in parts), source.without(moved)):
         instructions, notes, layout = _assembled(one)
-        if len(instructions) > op.MAX_INSTRUCTIONS or len(parts) >= _MOST_FILTERS:
+        if len(instructions) > op.MAX_INSTRUCTIONS:
             raise _too_large(one, layout, len(instructions))
         programs.append(Program(instructions, notes))
+    if (converted := stacked_length(programs)) > MOST_CONVERTED:
+        raise FilterTooLarge(
+            f"{len(programs)} stacked filters come to {converted} of the kernel's own instructions, "
+            f"a process may have {MOST_CONVERTED}",
+            hint="most go to " + _costliest(source, source.lay_out()),
+        )
     return tuple(programs)
+
+
+def compile_asking(
+    profile: Profile, *, beyond: Action | None = None, bitmap: bool = True
+) -> tuple[Program, tuple[str, ...]]:
+    """Compile a profile that is too large into one filter that asks the supervisor about some calls whole.
+
+    For filters with a listener, whose supervisor answers what it is asked as the profile says: the costliest
+    syscalls are notified whatever their arguments, until the rest fits. That changes the price of their
+    allowed calls (some microseconds each), not what they get. Syscalls with rules that only a filter can
+    carry out (errno, trap, kill, trace) are left as they are.
+
+    Returns:
+        The filter, and the syscalls that are notified whole.
+
+    Raises:
+        FilterTooLarge: it does not fit even so.
+    """
+    asked: list[str] = []
+    while True:
+        source = _source(profile, None, None, beyond, bitmap=bitmap)
+        instructions, notes, layout = _assembled(source)
+        excess = len(instructions) - op.MAX_INSTRUCTIONS
+        if excess <= 0:
+            return Program(instructions, notes), tuple(sorted(asked))
+        for syscall in _costliest_names(profile, source, layout, excess):
+            asked.append(str(syscall))
+            where = tuple(arch for arch in profile.arch if profile.rules_for(arch, syscall))
+            others = tuple(rule for rule in profile.rules if rule.syscall != syscall)
+            profile = replace(profile, rules=(*others, SeccompRule(syscall, Action.NOTIFY, arch=where)))
+            excess = -1
+        if excess >= 0:
+            raise _too_large(source, layout, len(instructions))
+
+
+def _costliest_names(profile: Profile, source: _Source, layout: Layout, excess: int) -> list[str | int]:
+    # As many of the costliest as free what is too much by estimate, at least one where there is any.
+    sizes: dict[str | int, int] = {}
+    by_key = _sizes(layout)
+    for arch in profile.arch:
+        for syscall in profile.syscalls(arch):
+            nr = syscall if isinstance(syscall, int) else syscall_nr(arch, syscall)
+            size = by_key.get((arch, -1 if nr is None else nr), 0)
+            kinds = {rule.action.kind for rule in profile.rules_for(arch, syscall)}
+            if (
+                size > 1
+                and source.arches[arch][nr or 0].decision.cases
+                and kinds <= {"allow", "log", "notify"}
+            ):
+                sizes[syscall] = sizes.get(syscall, 0) + size
+    found: list[str | int] = []
+    for syscall in sorted(sizes, key=lambda s: (-sizes[s], str(s))):
+        if excess < 0:
+            break
+        found.append(syscall)
+        excess -= sizes[syscall]
+    return found
 
 
 def _notifies(decision: Decision) -> bool:
@@ -190,7 +279,7 @@ def _notifies(decision: Decision) -> bool:
     )
 
 
-def _packed(layout: Layout, stay: Collection[Key]) -> list[set[Key]]:
+def _packed(source: _Source, layout: Layout, stay: Collection[Key]) -> list[dict[Key, Call]]:
     # First fit, the largest first; calls that are decided by the same code go together. What stays behind for
     # the last filter is small: constant answers.
     together: dict[NodeId, set[Key]] = {}
@@ -198,12 +287,23 @@ def _packed(layout: Layout, stay: Collection[Key]) -> list[set[Key]]:
         if key not in stay:
             together.setdefault(node, set()).add(key)
     sizes = {node: len(layout.graph.reachable(node)) for node in together}
-    bins: list[tuple[int, set[Key]]] = []
+    bins: list[tuple[int, dict[Key, Call]]] = []
+
+    def put(size: int, some: dict[Key, Call]) -> None:
+        for at, (filled, held) in enumerate(bins):
+            # A piece of a divided call never joins another piece of it: each part has a call once.
+            if filled + size <= _FILL and not held.keys() & some.keys():
+                bins[at] = filled + size, held | some
+                return
+        bins.append((size, some))
+
     for node in sorted(together, key=lambda n: (-sizes[n], min(together[n]))):
-        for at, (filled, keys) in enumerate(bins):
-            if filled + sizes[node] <= _FILL:
-                bins[at] = filled + sizes[node], keys | together[node]
-                break
-        else:
-            bins.append((sizes[node], together[node]))
-    return [keys for _, keys in bins]
+        keys = sorted(together[node])
+        calls = {(arch, nr): source.arches[arch][nr] for arch, nr in keys}
+        if sizes[node] <= _FILL:
+            put(sizes[node], calls)
+            continue
+        for decision in divided(calls[keys[0]].decision, sizes[node], _FILL):
+            piece = Call("", decision, (0.0,) * len(decision.cases), 0.0)
+            put(_FILL, {key: replace(piece, name=call.name) for key, call in calls.items()})
+    return [held for _, held in bins]

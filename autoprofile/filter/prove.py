@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from autoprofile.abi.arch import ARCHES, X32_SYSCALL_BIT, arch_from_audit
-from autoprofile.abi.syscalls import display_name, newest_nr, syscall_nr, syscall_table
+from autoprofile.abi.syscalls import display_name, syscall_nr, syscall_table
 from autoprofile.errors import MachineError
 from autoprofile.filter import opcodes as op
+from autoprofile.filter.newer import action_for, is_beyond, newest_known
 from autoprofile.filter.program import Program
 from autoprofile.filter.simulate import most_severe, run_words, words_of_call
 from autoprofile.profile import Action
@@ -82,8 +83,8 @@ def prove(profile: Profile, program: Program | Sequence[Program], *, beyond: Act
     Args:
         profile: what should be meant.
         program: a filter, or several stacked ones, the oldest first, of which the most severe answer counts.
-        beyond: what the filter answers, by intent, to numbers above the newest known call that have no rule
-            (see `compile_profile`).
+        beyond: what the filter answers, by intent, to numbers newer than the profile that have no rule (see
+            `newer`); None for the profile's default.
 
     Raises:
         MachineError: z3 is not installed.
@@ -166,12 +167,14 @@ class _Prover:
         if self._beyond is None:
             return self._profile.default.ret
         default, beyond = (_value(self._z3, one.ret) for one in (self._profile.default, self._beyond))
-        return self._z3.If(self._z3.UGT(self._words[0], newest_nr(arch)), beyond, default)
+        return self._z3.If(self._z3.UGT(self._words[0], newest_known(self._profile, arch)), beyond, default)
 
     def _says(self, arch: str, nr: int) -> Any:
         # decide_call: the first rule in deciding order that matches, else the default. arch_from_audit makes
         # the arch of a call, so a number of x86_64 with the x32 bit never reaches this.
         z3, answer = self._z3, _value(self._z3, self._profile.default.ret)
+        if self._beyond is not None and is_beyond(self._profile, arch, nr):
+            return _value(z3, self._beyond.ret)
         for rule in reversed(self._profile.rules_for(arch, nr)):
             matches = z3.And([self._matches(one) for one in rule.comparators])
             answer = z3.If(matches, _value(z3, rule.action.ret), answer)
@@ -218,10 +221,7 @@ class _Prover:
         arch = arch_from_audit(token, nr)
         ip = words[2] | words[3] << 32
         ret = most_severe([run_words(one, words_of_call(token, nr, args, ip)) for one in self._programs])
-        said = self._profile.decide_call(arch, nr, args).action
-        unknown = arch in self._profile.arch and nr not in self._numbers[arch]
-        if self._beyond is not None and unknown and nr > newest_nr(arch):
-            said = self._beyond
+        said = action_for(self._profile, arch, nr, args, self._beyond)
         return Counterexample(arch, nr, args, said, Action.from_ret(ret))
 
     def _run(self, words: Sequence[Any]) -> Any:

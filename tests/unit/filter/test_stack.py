@@ -7,9 +7,22 @@ from dataclasses import replace
 
 import pytest
 
-from autoprofile.abi.arch import ARCHES
-from autoprofile.abi.syscalls import newest_nr, syscall_nr, syscall_table
-from autoprofile.filter import FilterTooLarge, compile_profile, compile_stack
+from autoprofile.abi.arch import ARCHES, arch_from_audit
+from autoprofile.abi.syscalls import display_name, newest_nr, syscall_nr, syscall_table
+from autoprofile.filter import (
+    FilterTooLarge,
+    Program,
+    compile_asking,
+    compile_profile,
+    compile_stack,
+    compiler,
+)
+from autoprofile.filter.argdag import ArgumentCompiler, Weighted
+from autoprofile.filter.assemble import assemble
+from autoprofile.filter.divide import divided
+from autoprofile.filter.graph import Graph
+from autoprofile.filter.limits import MOST_CONVERTED, stacked_length
+from autoprofile.filter.lower import lower_arch
 from autoprofile.filter.prove import prove
 from autoprofile.filter.simulate import most_severe
 from autoprofile.profile import ANY, Action, Arg, Profile, SeccompRule
@@ -79,12 +92,85 @@ def test_a_stack_can_be_installed_one_by_one() -> None:
         assert program.is_constant_allow("x86_64", 0)
 
 
-def test_a_call_too_large_for_any_filter_is_named() -> None:
-    """One call whose rules exceed a filter cannot be split; the error names it."""
-    profile = Profile(rules=(SeccompRule("ioctl", ALLOW, (Arg(1, "in", range(0, 15_000, 3)),)),))
+def joint_rules(count: int) -> tuple[SeccompRule, ...]:
+    """Make rules of one call that look at three arguments, with three answers."""
+    return tuple(
+        SeccompRule(
+            "ioctl",
+            (ALLOW, Action.LOG, Action.errno(7))[n % 3],
+            (
+                Arg(1, "in", {n * 7919 % 100_003, n * 104_729 % 1_299_709}, width=32),
+                Arg(2, "masked_eq", n << 33 & 0xFFFF00000000, 0xFFFF00000001, 64),
+                Arg(4, "le", n * n, width=64),
+            ),
+        )
+        for n in range(1, count)
+    )
+
+
+def test_one_call_too_large_for_a_filter_is_divided_by_its_values() -> None:
+    """Each filter decides some of the values and allows the others; together they mean all rules."""
+    values = (n * 0x1_0000_0007 for n in range(2500))
+    rules = (SeccompRule("lseek", Action.errno(3), (Arg(1, "in", values, width=64),)),)
+    profile = Profile(arch=("x86_64", "i386"), rules=rules)
+    stack = compile_stack(profile)
+    assert 2 <= len(stack) <= 8
+    assert stacked_length(stack) <= MOST_CONVERTED
+    assert max(len(program) for program in stack) <= 4096
+    for token, nr, args in calls(profile, seed=3, each=1500):
+        assert most_severe([p.simulate_ret(token, nr, args) for p in stack]) == expected(
+            profile, token, nr, args
+        )
+
+
+@pytest.mark.parametrize("most", [30, 100, 400])
+def test_pieces_of_a_decision_mean_it_together(most: int) -> None:
+    """Joint tuples, masks and ranges over three arguments, cut into few or many pieces, decide as the whole."""
+    profile = Profile(rules=joint_rules(60))
+    nr = syscall_nr("x86_64", "ioctl")
+    decision = lower_arch(profile, "x86_64", profile.default)[nr].decision
+    pieces = list(divided(decision, 700, most))
+    assert len(pieces) >= 700 // most
+    graph = Graph()
+    compiler = ArgumentCompiler(graph)
+    programs = [
+        Program(assemble(graph, compiler.build(Weighted(one, (0.0,) * len(one.cases), 0.0)))[0])
+        for one in pieces
+    ]
+    assert max(len(program) for program in programs) <= most * 1.2 + 20
+    for _, number, args in calls(profile, seed=4, each=3000):
+        if number == nr:
+            answers = [program.simulate_ret("x86_64", nr, args) for program in programs]
+            assert most_severe(answers) == profile.decide_call("x86_64", nr, args).action.ret
+
+
+def test_what_no_stack_can_hold_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above what the kernel takes in all filters of a process the error names the calls that cost most."""
+    monkeypatch.setattr(compiler, "MOST_CONVERTED", 9000)
+    values = range(0, 15_000, 3)
+    profile = Profile(rules=(SeccompRule("ioctl", ALLOW, (Arg(1, "in", values),)),))
     with pytest.raises(FilterTooLarge) as caught:
         compile_stack(profile)
     assert "ioctl" in str(caught.value.hint)
+    assert "9000" in str(caught.value)
+
+
+def test_calls_that_do_not_fit_a_listeners_filter_are_asked_about_whole() -> None:
+    """With the supervisor deciding as the profile, the one filter and it together mean the profile."""
+    profile, small = large_profile(default=Action.NOTIFY), Profile(rules=joint_rules(4))
+    program, asked = compile_asking(profile)
+    assert 0 < len(asked) < 60
+    for token, nr, args in calls(profile, seed=5, each=6):
+        said = Action.from_ret(program.simulate_ret(token, nr, args))
+        name = display_name(arch_from_audit(token, nr), nr)
+        assert said.ret == expected(profile, token, nr, args) or (said == Action.NOTIFY and name in asked)
+    assert compile_asking(small) == (compile_profile(small), ())
+
+
+def test_what_only_a_filter_can_answer_is_not_asked_about() -> None:
+    """Rules that trap, kill or fail cannot be handed over, so what they need is an error when it does not fit."""
+    with pytest.raises(FilterTooLarge):
+        compile_asking(large_profile(default=Action.NOTIFY, action=Action.TRAP))
 
 
 def test_notified_calls_stay_in_one_filter() -> None:
