@@ -6,6 +6,7 @@ Nothing here loads pandas, pyarrow or rich: this is the path that every enforced
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from autoprofile.abi.families import ENOSYS_FALLBACK
@@ -73,6 +74,38 @@ class Enforcement:
             program = compile_profile(self._with_fallbacks())
             return enforce(command, program, privileged=privileged, arches=self._profile.arch)
         return self._run_supervised(command, output, privileged=privileged)
+
+    def attach(
+        self, pid: int, output: Output, *, privileged: bool, descendants: bool, trust_filters: bool
+    ) -> int:
+        """Bring a running process, and its descendants if asked to, under the profile; return the status."""
+        from autoprofile.cli.attaching import Attaching
+        from autoprofile.filter import compile_stack
+
+        filtered = self._with_fallbacks()
+        if self._is_supervised:
+            filtered = _handed_over(self._profile, everything=self._complain)
+        attaching = Attaching(
+            output,
+            new_supervisor=partial(self._supervisor, _argv_of(pid), output) if self._is_supervised else None,
+            complain=self._complain,
+        )
+        try:
+            return attaching.run(
+                pid,
+                [bytes(program) for program in compile_stack(filtered)],
+                descendants=descendants,
+                privileged=privileged,
+                arches=self._profile.arch,
+                judge=self._let_pass if self._complain else self._answer,
+                trust_filters=trust_filters,
+            )
+        finally:
+            for supervisor in attaching.supervisors:
+                self._summarise(supervisor, output)
+
+    def _let_pass(self, _arch: str, _nr: int, _args: Sequence[int]) -> Action:
+        return Action.ALLOW
 
     def _with_fallbacks(self) -> Profile:
         # Where libc has an older way to do the same, ENOSYS makes it take that way and EPERM makes it fail.
@@ -187,3 +220,9 @@ def _arches_with(name: str, arches: Sequence[str]) -> tuple[str, ...]:
     from autoprofile.abi.syscalls import syscall_nr
 
     return tuple(arch for arch in arches if syscall_nr(arch, name) is not None)
+
+
+def _argv_of(pid: int) -> tuple[str, ...]:
+    from autoprofile.trace.targets import pid_target
+
+    return pid_target(pid).argv

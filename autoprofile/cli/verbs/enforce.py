@@ -20,6 +20,15 @@ __all__ = ["command"]
 @profile_argument
 @command_argument
 @click.option(
+    "--pid", type=click.IntRange(1), metavar="N", help="Tighten a running process and its descendants."
+)
+@click.option("--no-descendants", is_flag=True, help="With --pid: leave the process's children alone.")
+@click.option(
+    "--trust-filters",
+    is_flag=True,
+    help="With --pid: trust filters that cannot be read to allow prctl, seccomp and close.",
+)
+@click.option(
     "--on-violation",
     type=click.Choice(["kill", "errno", "log", "notify", "trap"]),
     help="What happens to a call that no rule names; the profile's own default unless given.",
@@ -34,12 +43,15 @@ def command(
     ctx: click.Context,
     profile: Path,
     command: tuple[str, ...],
+    pid: int | None,
+    no_descendants: bool,
+    trust_filters: bool,
     on_violation: str | None,
     complain: bool,
     audit_file: Path | None,
     allow_new_privs: bool,
 ) -> int:
-    """Run a command under a profile.
+    """Run a command, or go on with a running process, under a profile.
 
     The filter is in place before the command's first instruction; when it cannot be, the command is not run.
     stdout and the exit status are the command's own (159: killed by the filter, 137: by the supervisor).
@@ -53,13 +65,18 @@ def command(
       autoprofile enforce web.yaml -- ./web
       autoprofile enforce web.yaml --on-violation notify --audit web.jsonl -- ./web
       autoprofile enforce web.yaml --complain --audit web.jsonl -- ./web
+      autoprofile enforce web.yaml --pid 4711
     """  # noqa: D301 - \b is click's own mark
     from autoprofile.cli.enforcement import Enforcement
     from autoprofile.cli.inputs import read_profile
 
     output = output_of(ctx)
-    if not command:
-        raise click.UsageError("there is no command to run: give it after --", ctx)
+    if pid is None and (no_descendants or trust_filters):
+        raise click.UsageError("--no-descendants and --trust-filters say something of --pid", ctx)
+    if pid is None and not command:
+        raise click.UsageError("there is no command to run: give it after --, or name a --pid", ctx)
+    if pid is not None and command:
+        raise click.UsageError("a command and --pid exclude each other", ctx)
     plan = Enforcement(
         read_profile(profile),
         where=str(profile),
@@ -67,6 +84,15 @@ def command(
         complain=complain,
         audit_file=audit_file,
     )
+    if pid is not None:
+        output.failure_status = exits.FAILED  # there is no command whose status it could be mistaken for
+        return plan.attach(
+            pid,
+            output,
+            privileged=allow_new_privs,
+            descendants=not no_descendants,
+            trust_filters=trust_filters,
+        )
     status = plan.run(command, output, privileged=allow_new_privs)
     if status == exits.SIGSYS_DEATH:
         _explain_death(output, profile, command, audit_file)
