@@ -31,6 +31,7 @@ __all__ = [
     "call_groups",
     "canonical",
     "describe_call",
+    "distinct_runs",
     "failed_only",
     "least_processes",
 ]
@@ -206,6 +207,21 @@ def least_processes(tuples: Iterable[SeenTuple]) -> int:
         for unit, n in t.processes.items():
             most[unit] = max(most.get(unit, 0), n)
     return sum(most.values())
+
+
+def distinct_runs(groups: Sequence[CallGroup]) -> Mapping[int, int]:
+    """Return for each run the first run that made the very same calls (distinct tuples of all syscalls).
+
+    A workload that is repeated is one draw from what the program may be used for, however often it is
+    repeated: its repetitions are no independent sampling units.
+    """
+    calls: dict[int, list[tuple[int, int]]] = {}
+    for at, group in enumerate(groups):
+        for number, t in enumerate(group.tuples):
+            for run in t.runs:
+                calls.setdefault(run, []).append((at, number))
+    first: dict[tuple[tuple[int, int], ...], int] = {}
+    return {run: first.setdefault(tuple(calls[run]), run) for run in sorted(calls)}
 
 
 def failed_only(tuples: Iterable[SeenTuple]) -> str | None:

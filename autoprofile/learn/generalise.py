@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from autoprofile.abi.constants import constants
 from autoprofile.abi.risk import syscall_risk
-from autoprofile.learn.calls import least_processes
 from autoprofile.learn.compact import boxes
 from autoprofile.learn.evidence import CONFIDENCE, Incidence, upper_bound
 from autoprofile.learn.price import WORTH, Constraint, gain_of, price_ns
@@ -25,7 +24,7 @@ from autoprofile.profile.arg import ANY
 from autoprofile.profile.rule import Evidence, SeccompRule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from autoprofile.abi.risk import Risk
     from autoprofile.abi.signatures import ArgSpec
@@ -43,7 +42,7 @@ _MAX_VALUES = 128
 
 _FUTEXES = frozenset({"futex", "futex_time64"})
 _FUTEX_FLAGS = 0x180
-"""FUTEX_PRIVATE_FLAG and FUTEX_CLOCK_REALTIME (linux/futex.h): flags beside the commands, in any combination."""
+"""FUTEX_PRIVATE_FLAG and FUTEX_CLOCK_REALTIME (linux/futex.h): flags beside the commands, freely combined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +52,8 @@ class Policy:
     Args:
         level: ``standard`` keeps every risk class out that was not seen, ``permissive`` only the high ones.
         confidence: a distribution counts as saturated when, with this confidence, a further sampling unit
-            shows nothing new in more than 1 - confidence of the cases. 0.95 asks for 59 units without a
-            singleton.
+            shows something new in at most 1 - confidence of the cases. 0.95 asks for 59 units without a
+            singleton. Units are runs that differ from each other.
         worth: gain that each nanosecond on the mean call has to bring for a constraint to be kept.
     """
 
@@ -80,14 +79,14 @@ def saturated(seen: Incidence, confidence: float) -> bool:
 
 
 def generalise(
-    group: CallGroup, limit: tuple[str, ...] | None, runs: int, share: float, policy: Policy
+    group: CallGroup, limit: tuple[str, ...] | None, same: Mapping[int, int], share: float, policy: Policy
 ) -> tuple[list[SeccompRule], Constraint | None]:
     """Return the rules of one syscall and the constraint they make, if there is anything to constrain.
 
     Args:
         group: what was seen.
         limit: the arch limit of the rules.
-        runs: how many runs there were.
+        same: for each run the first that did the same (`calls.distinct_runs`).
         share: the share of all calls that were this one.
         policy: level and thresholds.
     """
@@ -95,7 +94,7 @@ def generalise(
         return rules_of_group(group, limit), None
     whole = syscall_risk(group.name)
     risky = whole is not None and whole.severity in _exact_severities(policy)
-    form = "exact" if risky else _form(group, runs, policy.confidence)
+    form = "exact" if risky else _form(group, same, policy.confidence)
     shapes = [] if form == "exact" else _shapes(group, form, policy)
     rules = _rules(group, limit, shapes, policy.level)
     refused = _shut_out(group, shapes, rules, policy, whole if risky else None)
@@ -119,10 +118,10 @@ def _exact_severities(policy: Policy) -> tuple[str, ...]:
     return ("high",) if policy.level == "permissive" else ("high", "medium")
 
 
-def _form(group: CallGroup, runs: int, confidence: float) -> str:
+def _form(group: CallGroup, same: Mapping[int, int], confidence: float) -> str:
     # The finest description whose distribution is saturated: joint tuples, then single values, then bits.
     def holds(species: Callable[[SeenTuple], Iterable[object]]) -> bool:
-        return saturated(_units(group, runs, species), confidence)
+        return saturated(_units(group, same, species), confidence)
 
     columns = range(len(group.specs))
     if holds(lambda t: [t.values]):
@@ -145,17 +144,17 @@ def _bits(value: int | None) -> list[object]:
     return [None] if value is None else [1 << i for i in range(64) if value >> i & 1]
 
 
-def _units(group: CallGroup, runs: int, species: Callable[[SeenTuple], Iterable[object]]) -> Incidence:
-    # Units are the runs that made the call, or with one run only the processes that did (at least).
-    holders: dict[object, list[SeenTuple]] = {}
+def _units(
+    group: CallGroup, same: Mapping[int, int], species: Callable[[SeenTuple], Iterable[object]]
+) -> Incidence:
+    # Units are the runs that made the call, those that did the very same counted once.
+    holders: dict[object, set[int]] = {}
     for t in group.tuples:
+        units = {same[run] for run in t.runs}
         for one in species(t):
-            holders.setdefault(one, []).append(t)
-
-    def count(tuples: Sequence[SeenTuple]) -> int:
-        return len(frozenset().union(*(t.runs for t in tuples))) if runs > 1 else least_processes(tuples)
-
-    return Incidence(count(group.tuples), {one: count(tuples) for one, tuples in holders.items()})
+            holders.setdefault(one, set()).update(units)
+    everything = {same[run] for t in group.tuples for run in t.runs}
+    return Incidence(len(everything), {one: len(units) for one, units in holders.items()})
 
 
 def _kept_out(group: CallGroup, policy: Policy) -> list[RiskCondition]:

@@ -7,7 +7,7 @@ same bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from autoprofile.abi.arch import ARCHES
 from autoprofile.errors import AutoprofileError, UsageError
@@ -51,30 +51,22 @@ class Inference:
     constraints: tuple[Constraint, ...] = ()
 
 
-def learn(
-    trace: Trace,
-    *,
-    level: str = "strict",
-    mode: str = "allowlist",
-    default: Action | None = None,
-    program: Program | None = None,
-    confidence: float = CONFIDENCE,
-    worth: float = WORTH,
-    deny_failed: bool = True,
-    deny_opaque: bool = True,
-) -> Profile:
+class Options(TypedDict, total=False):
+    """The keyword arguments that `learn` and `infer` share; `infer` says what each means."""
+
+    level: str
+    mode: str
+    default: Action | None
+    program: Program | None
+    confidence: float
+    worth: float
+    deny_failed: bool
+    deny_opaque: bool
+
+
+def learn(trace: Trace, **options: Unpack[Options]) -> Profile:
     """Return the profile that `trace` supports; see `infer`, which takes the same arguments and says more."""
-    return infer(
-        trace,
-        level=level,
-        mode=mode,
-        default=default,
-        program=program,
-        confidence=confidence,
-        worth=worth,
-        deny_failed=deny_failed,
-        deny_opaque=deny_opaque,
-    ).profile
+    return infer(trace, **options).profile
 
 
 def infer(
@@ -124,11 +116,9 @@ def infer(
     identity = program or program_of(trace)
     policy = Policy(level, confidence, worth)
 
-    def leveled(observations: Sequence[Observation], runs: int) -> Leveled:
+    def leveled(observations: Sequence[Observation]) -> Leveled:
         groups = call_groups(observations)
-        result = rules_of_level(
-            groups, arches, runs, policy, deny_failed=deny_failed, deny_opaque=deny_opaque
-        )
+        result = rules_of_level(groups, arches, policy, deny_failed=deny_failed, deny_opaque=deny_opaque)
         result.rules = rules_of_mode(mode, result.rules, groups, arches)
         return result
 
@@ -149,13 +139,13 @@ def infer(
         runs,
         trace.ledger,
         trace.meta.complete,
-        lambda observations: profile(leveled(observations, runs - 1)),
+        lambda observations: profile(leveled(observations)),
         confidence=confidence,
     )
-    leveling = leveled(trace.observations, runs)
+    leveling = leveled(trace.observations)
     return Inference(
         profile(leveling, _learned(trace, estimate)),
-        (*_notes(trace, arches), *leveling.notes),
+        (*_notes(trace, arches), *_evidence_notes(runs, leveling.units, policy), *leveling.notes),
         estimate,
         tuple(leveling.constraints),
     )
@@ -208,6 +198,15 @@ def _binaries(trace: Trace) -> dict[str, str]:
             found[program.path] = build if found.get(program.path, build) == build else ""
     # A name that a profile cannot hold (not UTF-8) is left out: drift then knows less, and says so.
     return {path: found[path] for path in sorted(found) if path.startswith("/") and path.isprintable()}
+
+
+def _evidence_notes(runs: int, units: int, policy: Policy) -> tuple[str, ...]:
+    # widens: with too little evidence every constraint takes its widest form
+    if policy.level == "strict" or units > 1:
+        return ()
+    seen = "one run says" if runs == 1 else f"{runs} runs that made the very same calls say"
+    widest = f"at level {policy.level} every constraint takes its widest form, all but the risks not seen"
+    return (f"{seen} nothing about what varies: {widest}; learn from runs that do different things",)
 
 
 def _notes(trace: Trace, arches: Sequence[str]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from autoprofile.abi.families import ENOSYS_FALLBACK, fallbacks
 from autoprofile.abi.risk import syscall_risk
 from autoprofile.abi.signatures import constrained_args
 from autoprofile.abi.syscalls import syscall_nr
-from autoprofile.learn.calls import CallGroup
+from autoprofile.learn.calls import CallGroup, distinct_runs
 from autoprofile.learn.companions import companion_rules, companions_of
 from autoprofile.learn.denied import CHECKABLE, always_failed, opaque
 from autoprofile.learn.essentials import essential_rules
@@ -34,17 +34,24 @@ __all__ = ["Leveled", "rules_of_level"]
 
 @dataclass(slots=True)
 class Leveled:
-    """Collect the rules of a level and what was decided on the way."""
+    """Collect the rules of a level and what was decided on the way.
+
+    Args:
+        rules: of the level.
+        constraints: those weighed.
+        notes: what a reader must know.
+        units: runs that differ from each other; 0 at strict, which counts none.
+    """
 
     rules: list[SeccompRule] = field(default_factory=list)
     constraints: list[Constraint] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    units: int = 0
 
 
 def rules_of_level(
     groups: Sequence[CallGroup],
     arches: Sequence[str],
-    runs: int,
     policy: Policy,
     *,
     deny_failed: bool = True,
@@ -55,7 +62,6 @@ def rules_of_level(
     Args:
         groups: what was seen.
         arches: of the profile.
-        runs: how many runs there were.
         policy: level and thresholds.
         deny_failed: deny calls that always met ENOSYS or EPERM with that same error (not at strict).
         deny_opaque: deny clone3 and openat2 with ENOSYS, so that libc uses clone and openat (not at strict).
@@ -65,6 +71,8 @@ def rules_of_level(
     if policy.level == "strict":
         result.rules = strict_rules(groups, arches)
         return result
+    same = distinct_runs(groups)
+    result.units = len(set(same.values()))
     total = sum(g.count for g in groups) or 1
     allowed = {(g.arch, g.name) for g in groups}
     for group in groups:
@@ -83,7 +91,7 @@ def rules_of_level(
                 )
             continue
         rules, constraint = generalise(
-            group, arch_limit(group.arch, arches), runs, group.count / total, policy
+            group, arch_limit(group.arch, arches), same, group.count / total, policy
         )
         result.rules += rules
         if constraint is not None:

@@ -93,10 +93,16 @@ def evidence_of(seen: Sequence[SeenTuple], reason: str | None = None) -> Evidenc
     return Evidence(
         count=sum(t.count for t in seen),
         processes=least_processes(seen),
-        # milliseconds are enough to see an order, and keep profiles comparable
-        first_s=round(min(t.first_ns for t in seen) / 1e9, 3),
+        first_s=_first_s(seen),
         reason=reason,
     )
+
+
+def _first_s(seen: Sequence[SeenTuple]) -> float | None:
+    # When a call came late it tells how long to learn. To the millisecond it would differ each time and hide
+    # what really changed between two learned profiles: two digits of whole seconds are kept.
+    seconds = round(min(t.first_ns for t in seen) / 1e9)
+    return float(f"{seconds:.2g}") if seconds else None
 
 
 def baseline_rules(groups: Iterable[CallGroup], arches: Sequence[str]) -> list[SeccompRule]:

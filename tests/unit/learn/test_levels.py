@@ -16,7 +16,7 @@ from autoprofile.abi.syscalls import syscall_nr, syscall_table
 from autoprofile.drift import compare
 from autoprofile.learn import infer, learn
 from autoprofile.learn.baseline import BASELINE
-from autoprofile.learn.calls import call_groups
+from autoprofile.learn.calls import call_groups, distinct_runs
 from autoprofile.learn.companions import companions
 from autoprofile.learn.essentials import essentials
 from autoprofile.learn.evidence import incidence
@@ -350,35 +350,69 @@ def test_saturation_needs_many_units_and_no_singleton() -> None:
     assert not saturated(incidence([*([{1, 2}] * 59), {3}]), 0.95)
 
 
-# every bit was seen by a hundred processes, two combinations of them by one only
-BITS = [
-    observed("mprotect", 0, 0, prot, processes=n)
-    for prot, n in ((R, 100), (W, 100), (SEM, 100), (R | W, 1), (R | SEM, 1))
-]
+def in_runs(*found: tuple[Observation, int]) -> list[Observation]:
+    """Return each observation in that many runs, from the first; and in every run a call that no other has."""
+    runs = max(n for _, n in found)
+    marks = [observed("fcntl", 0, 5000 + run, run=run) for run in range(runs)]
+    return [*(replace(o, run=run) for o, n in found for run in range(n)), *marks]
 
 
-def form(*found: Observation, runs: int = 1, **policy: float) -> tuple[str, list[object]]:
-    rules, constraint = generalise(call_groups(found)[0], None, runs, 0.0, Policy(**policy))
+# every bit was seen in a hundred runs, two combinations of them in one only
+BITS = in_runs(
+    *(
+        (observed("mprotect", 0, 0, prot), n)
+        for prot, n in ((R, 100), (W, 100), (SEM, 100), (R | W, 1), (R | SEM, 1))
+    )
+)
+
+
+def form(found: list[Observation], **policy: float) -> tuple[str, list[object]]:
+    groups = call_groups(found)
+    group = next(g for g in groups if g.name != "fcntl")
+    rules, constraint = generalise(group, None, distinct_runs(groups), 0.0, Policy(**policy))
     return constraint.form, rules
 
 
 def test_the_form_follows_the_evidence() -> None:
-    """Saturated tuples stay exact; with few processes everything of no risk opens."""
-    seen = [observed("socket", 2, 1, 0, processes=n) for n in (100,)]
-    assert form(*seen)[0] == "exact"
-    assert form(*[replace(o, processes=3) for o in seen])[0] == "open"
-    # two joint tuples were seen in one process only, but every single value in a hundred
+    """Saturated tuples stay exact; with few runs everything of no risk opens."""
+    seen = observed("socket", 2, 1, 0)
+    assert form(in_runs((seen, 100)))[0] == "exact"
+    assert form(in_runs((seen, 3)))[0] == "open"
+    assert form(in_runs((seen, 3)), confidence=0.5)[0] == "exact"
+    # two joint tuples were seen in one run only, but every single value in a hundred
     mixed = [(R, 2, 100), (R, 1, 1), (R | W, 2, 1), (R | W, 1, 100)]
     assert (
-        form(*[observed("mmap", 0, 0, prot, flags, processes=n) for prot, flags, n in mixed])[0] == "values"
+        form(in_runs(*((observed("mmap", 0, 0, prot, flags), n) for prot, flags, n in mixed)))[0] == "values"
     )
-    assert form(*BITS)[0] == "bits"
+    assert form(BITS)[0] == "bits"
 
 
-def test_runs_are_the_units_when_there_are_several() -> None:
-    """A hundred processes of one run are not a hundred runs."""
-    seen = [observed("socket", 2, 1, 0, processes=100, run=run) for run in range(3)]
-    assert form(*seen, runs=3)[0] == "open"
+def test_processes_are_no_runs() -> None:
+    """A hundred processes of one run, or of three, do not make up for runs."""
+    for runs in (1, 3):
+        seen = [observed("socket", 2, 1, 0, processes=100, run=run) for run in range(runs)]
+        assert form(seen)[0] == "open"
+
+
+def test_a_repeated_workload_is_no_evidence_about_another() -> None:
+    """A hundred runs that made the very same calls count once, and the notes say so; so does a single run."""
+    seen = [observed("socket", 2, 1, 0, run=run) for run in range(100)]
+    assert form(seen)[0] == "open"
+    assert any(
+        "100 runs that made the very same calls" in n for n in infer(trace_of(*seen), level="standard").notes
+    )
+    assert any("one run says nothing" in n for n in infer(trace_of(seen[0]), level="standard").notes)
+    assert not infer(trace_of(*in_runs((seen[0], 3))), level="standard").notes
+    assert not infer(trace_of(seen[0])).notes
+
+
+def test_futexes_that_lend_priority_stay_out_unless_seen() -> None:
+    """Every ordinary futex command opens, private or by the real-time clock; those with a history do not."""
+    profile = learn(trace_of(observed("futex", 0, 129), observed("read", count=99)), level="standard")
+    for op in (0, 1, 128, 9, 0x109, 0x189, 10, 0x80 | 4):
+        assert allows(profile, "futex", 0, op)
+    for op in (6, 0x86, 11, 12, 0x8C, 13, 0x18D):
+        assert not allows(profile, "futex", 0, op)
 
 
 def test_bits_form_allows_seen_bits_only() -> None:
