@@ -1,7 +1,8 @@
 """Find a container by id or name, from what its runtime keeps about it.
 
 In: an id, a unique beginning of one (12 characters, as runtimes shorten them), or a name. Out: its first
-process, from the state files of runc, crun, containerd and docker; docker and podman are asked for names.
+process, from the state files of runc, crun, youki and containerd, in the folders that docker, podman, CRI-O
+and k3s have them use; podman, docker and nerdctl are asked for names.
 """
 
 from __future__ import annotations
@@ -27,11 +28,16 @@ _STATES: Final = (
     ("run/crun", "status"),
     ("run/docker/runtime-runc/moby", "state.json"),
     ("run/containerd/runc/*", "state.json"),
+    ("run/youki", "state.json"),
     ("run/containerd/io.containerd.runtime.v2.task/*", "init.pid"),
+    ("run/k3s/containerd/io.containerd.runtime.v2.task/*", "init.pid"),
     ("run/user/*/runc", "state.json"),
     ("run/user/*/crun", "status"),
 )
 _PID_KEYS: Final = ("init_process_pid", "pid")
+_START_KEYS: Final = ("init_process_start", "process-start-time")  # of runc; of crun
+_STARTED: Final = 19  # position of starttime after the name in /proc/PID/stat, proc(5)
+_ASKED: Final = ("podman", "docker", "nerdctl")
 _SHORTEST: Final = 12
 _ASK_TIMEOUT_S: Final = 10
 
@@ -89,19 +95,30 @@ def _states(root: Path) -> Iterator[tuple[str, int]]:
                     yield state.parent.name, int(text)
                     continue
                 document = json.loads(text)
-                pid = next((document[key] for key in _PID_KEYS if key in document), 0)
-                yield str(document.get("id") or state.parent.name), int(pid)
+                pid = int(next((document[key] for key in _PID_KEYS if key in document), 0))
+                start = int(next((document[key] for key in _START_KEYS if key in document), 0))
+                if start and start != _start_of(pid):
+                    pid = 0  # the container has ended, and another process has its number
+                yield str(document.get("id") or state.parent.name), pid
             except (OSError, ValueError, TypeError):
                 continue  # being written or removed, or of a version that keeps it elsewhere
 
 
+def _start_of(pid: int) -> int:
+    try:
+        after = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(after[_STARTED])
+    except (OSError, IndexError):
+        return 0
+
+
 def _asked(name: str) -> Iterator[int]:
-    for program in ("podman", "docker"):
+    for program in _ASKED:
         if shutil.which(program) is None or name.startswith("-"):
             continue
         try:
             done = subprocess.run(
-                [program, "inspect", "--format", "{{.State.Pid}}", name],
+                [program, "container", "inspect", "--format", "{{.State.Pid}}", name],
                 capture_output=True,
                 text=True,
                 timeout=_ASK_TIMEOUT_S,

@@ -28,6 +28,13 @@ __all__ = [
 
 _MOUNTS: Final = "/proc/self/mounts"
 
+# Units that have processes, systemd.unit(5). Into scopes and slices running processes are moved; all others
+# are started by systemd inside the unit's cgroup, where it sets things up before it executes the program.
+_UNITS: Final = (".service", ".scope", ".slice", ".socket", ".mount", ".swap")
+_MOVED_INTO: Final = (".scope", ".slice")
+_RUNTIMES: Final = frozenset({"runc", "crun", "youki", "runc_cloned", "runc_cloned_binary"})
+_SYSTEMD: Final = frozenset({"systemd", "systemd-executor"})
+
 
 @dataclass(frozen=True)
 class Target:
@@ -39,6 +46,7 @@ class Target:
             its mount namespace are found besides.
         argv: the command line of its first process, when there is one.
         cgroup: the cgroup v2 directory whose processes belong to it.
+        at_exec: who enters the cgroup belongs to it from its next exec on, not from its next call on.
         mount_space: the mount namespace in which whatever is executed belongs to it.
         ends_with: the process with which it ends; None when it ends with its last process.
     """
@@ -47,6 +55,7 @@ class Target:
     pids: tuple[int, ...] = ()
     argv: tuple[str, ...] = ()
     cgroup: Path | None = None
+    at_exec: bool = False
     mount_space: int | None = None
     ends_with: int | None = None
 
@@ -88,16 +97,22 @@ def cgroup_target(path: str | Path) -> Target:
 def unit_target(name: str) -> Target:
     """Return a systemd unit as a target, by its cgroup.
 
+    A container may run a unit of the same name: the outermost is taken.
+
     Raises:
         AutoprofileError: no cgroup has its name: the unit does not run.
     """
-    unit = name if "." in name else f"{name}.service"
+    unit = name if name.endswith(_UNITS) else f"{name}.service"
     root = cgroup2_root()
-    found = sorted((p for p in root.rglob(unit) if p.is_dir()), key=lambda p: len(p.parts))
-    if not found:
-        raise AutoprofileError(f"unit {unit} has no cgroup", hint="start it first: systemctl start " + unit)
-    target = cgroup_target(found[0])
-    return Target(f"unit {unit}", target.pids, target.argv, cgroup=target.cgroup)
+    found = (Path(folder) for folder, below, _ in os.walk(root) if unit in below)
+    outermost = min(found, key=lambda p: len(p.parts), default=None)
+    if outermost is None:
+        raise AutoprofileError(
+            f"unit {unit} has no cgroup below {root}", hint=f"start it first: systemctl start {unit}"
+        )
+    target = cgroup_target(outermost / unit)
+    at_exec = not unit.endswith(_MOVED_INTO)
+    return Target(f"unit {unit}", target.pids, target.argv, cgroup=target.cgroup, at_exec=at_exec)
 
 
 def cgroup2_root() -> Path:
@@ -143,6 +158,7 @@ def processes_of(target: Target) -> set[int]:
     found = set(target.pids if target.cgroup is None else _pids_in(target.cgroup))
     if target.mount_space is not None:
         found |= _pids_in_mount_space(target.mount_space)
+    if target.mount_space is not None or target.at_exec:
         found = {pid for pid in found if not is_runtime(pid)}
     for pid in tuple(found):
         found |= descendants_of(pid)
@@ -150,7 +166,7 @@ def processes_of(target: Target) -> set[int]:
 
 
 def is_runtime(pid: int) -> bool:
-    """Tell whether a process inside a container is still its runtime, setting things up."""
+    """Tell whether a process inside a container or unit is still what starts it, setting things up."""
     try:
         with open(f"/proc/{pid}/comm") as file:  # noqa: PTH123
             comm = file.read().strip()
@@ -158,13 +174,9 @@ def is_runtime(pid: int) -> bool:
     except OSError:
         return False
     name = exe.removesuffix(" (deleted)").rpartition("/")[2].rpartition(":")[2]
-    return comm.startswith(("runc:[", "youki:[")) or name in {
-        "runc",
-        "crun",
-        "youki",
-        "runc_cloned",
-        "runc_cloned_binary",
-    }
+    if name in _SYSTEMD:
+        return comm.startswith("(")  # its child, named after the program to be: "(nginx)"
+    return comm.startswith(("runc:[", "youki:[")) or name in _RUNTIMES
 
 
 def mount_space_of(pid: int) -> int:

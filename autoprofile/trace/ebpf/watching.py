@@ -16,13 +16,14 @@ from autoprofile.errors import AutoprofileError
 from autoprofile.observations import LossLedger, Trace, TraceMeta
 from autoprofile.trace.ebpf.counts import observations_from_counts, tally_from_counts
 from autoprofile.trace.ebpf.probes import Probes
-from autoprofile.trace.ebpf.records import CONFIG_CGROUP, CONFIG_MOUNT_SPACE
+from autoprofile.trace.ebpf.records import CONFIG_CGROUP, CONFIG_CGROUP_EXEC, CONFIG_MOUNT_SPACE
 from autoprofile.trace.program_id import libc_of
 from autoprofile.trace.source import OnProgress, Progress
 from autoprofile.trace.targets import cgroup2_root, mount_space_of, processes_of, threads_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from autoprofile.trace.ebpf.counts import Count
     from autoprofile.trace.targets import Target
@@ -55,6 +56,7 @@ class Watch:
         self._stop = threading.Event()
         self._probes: Probes | None = None
         self._pidfd = -1
+        self._cgroup_id = 0
         self._libc: str | None = None
         self._start_ns = 0
         self._started_s = 0.0
@@ -62,17 +64,18 @@ class Watch:
 
     def __enter__(self) -> Self:
         target = self.target
-        if target.ends_with is not None:
-            self._pidfd = kernel.pidfd_open(target.ends_with)
-            if target.mount_space is not None and mount_space_of(target.ends_with) != target.mount_space:
-                raise AutoprofileError(f"{target.name} has changed while it was looked up")
-        self._probes = Probes(self._entries, returns=self._returns)
-        self._probes.files.root_of = target.ends_with
         try:
+            if target.ends_with is not None:
+                self._pidfd = kernel.pidfd_open(target.ends_with)
+                if target.mount_space is not None and mount_space_of(target.ends_with) != target.mount_space:
+                    raise AutoprofileError(f"{target.name} has changed while it was looked up")
+            self._probes = Probes(self._entries, returns=self._returns)
+            self._probes.files.root_of = target.ends_with
             if target.cgroup is not None:
                 level = len(target.cgroup.relative_to(cgroup2_root()).parts)
-                identity = target.cgroup.stat().st_ino
-                self._probes.configure(CONFIG_CGROUP, cgroup_id=identity, cgroup_level=level)
+                self._cgroup_id = target.cgroup.stat().st_ino
+                flags = CONFIG_CGROUP_EXEC if target.at_exec else CONFIG_CGROUP
+                self._probes.configure(flags, cgroup_id=self._cgroup_id, cgroup_level=level)
             elif target.mount_space is not None:
                 self._probes.configure(CONFIG_MOUNT_SPACE, mount_space=target.mount_space)
             self._started_s, self._start_ns = time.time(), time.monotonic_ns()
@@ -188,8 +191,15 @@ class Watch:
             poller.register(self._pidfd, select.POLLIN)
             return bool(poller.poll(0))
         if target.cgroup is not None:
-            return not target.cgroup.exists()
+            return self._has_lost(target.cgroup)
         return probes.live <= 0
+
+    def _has_lost(self, cgroup: Path) -> bool:
+        # A unit that is started again gets a new cgroup of the same name.
+        try:
+            return cgroup.stat().st_ino != self._cgroup_id
+        except OSError:
+            return True
 
     def _attached(self) -> Probes:
         assert self._probes is not None
