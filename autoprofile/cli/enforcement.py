@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from autoprofile.abi.families import ENOSYS_FALLBACK
 from autoprofile.enforce import enforce
 from autoprofile.errors import LaunchError
-from autoprofile.filter import compile_profile
+from autoprofile.filter import FilterTooLarge, compile_asking, compile_stack
+from autoprofile.filter.newer import answer_beyond
+from autoprofile.kernel import kernel_release
 from autoprofile.profile import Action, Profile, SeccompRule
 from autoprofile.trace.source import Command
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from autoprofile.cli.output import Output
     from autoprofile.enforce.audit import AuditWriter
     from autoprofile.enforce.supervise import NotifySupervisor
+    from autoprofile.filter import Program
 
 __all__ = ["Enforcement"]
 
@@ -71,8 +74,8 @@ class Enforcement:
         """Run a command and return its shell status."""
         command = Command(tuple(argv))
         if not self._is_supervised:
-            program = compile_profile(self._with_fallbacks())
-            return enforce(command, program, privileged=privileged, arches=self._profile.arch)
+            *before, program = self._filters(output)
+            return enforce(command, program, before=before, privileged=privileged, arches=self._profile.arch)
         return self._run_supervised(command, output, privileged=privileged)
 
     def attach(
@@ -80,11 +83,7 @@ class Enforcement:
     ) -> int:
         """Bring a running process, and its descendants if asked to, under the profile; return the status."""
         from autoprofile.cli.attaching import Attaching
-        from autoprofile.filter import compile_stack
 
-        filtered = self._with_fallbacks()
-        if self._is_supervised:
-            filtered = _handed_over(self._profile, everything=self._complain)
         attaching = Attaching(
             output,
             new_supervisor=partial(self._supervisor, _argv_of(pid), output) if self._is_supervised else None,
@@ -93,7 +92,7 @@ class Enforcement:
         try:
             return attaching.run(
                 pid,
-                [bytes(program) for program in compile_stack(filtered)],
+                [bytes(program) for program in self._filters(output)],
                 descendants=descendants,
                 privileged=privileged,
                 arches=self._profile.arch,
@@ -106,6 +105,40 @@ class Enforcement:
 
     def _let_pass(self, _arch: str, _nr: int, _args: Sequence[int]) -> Action:
         return Action.ALLOW
+
+    def _filters(self, output: Output) -> tuple[Program, ...]:
+        # In the order of installation: the listener, where there is one, is for the last.
+        profile = self._with_fallbacks()
+        if self._is_supervised:
+            profile = _handed_over(self._profile, everything=self._complain)
+            self._say_what_stays_refused(profile, output)
+        beyond, has_bitmap = answer_beyond(profile), kernel_release() >= (5, 11)
+        try:
+            stack = compile_stack(profile, beyond=beyond, bitmap=has_bitmap)
+        except FilterTooLarge:
+            if not self._is_supervised:
+                raise
+            # Only one filter can have the listener, and what does not fit in it the supervisor decides.
+            program, asked = compile_asking(profile, beyond=beyond, bitmap=has_bitmap)
+            output.note(
+                f"too large for one filter: every call of {', '.join(asked)} is decided by the "
+                "supervisor, as the profile says, at some microseconds a call"
+            )
+            return (program,)
+        if len(stack) > 1:
+            output.detail(f"too large for one filter: {len(stack)} are stacked, which mean the same together")
+        return stack
+
+    def _say_what_stays_refused(self, handed: Profile, output: Output) -> None:
+        # An explicit ENOSYS is how the profile steers libc to another call. Were that let pass, complain mode
+        # would watch a program that takes another way than the enforced one.
+        if not self._complain:
+            return
+        names = sorted({str(rule.syscall) for rule in handed.rules if rule.action.kind == "errno"})
+        if names:
+            output.note(
+                f"still answered with ENOSYS, as the profile's rules say: {', '.join(names)}; all else passes"
+            )
 
     def _with_fallbacks(self) -> Profile:
         # Where libc has an older way to do the same, ENOSYS makes it take that way and EPERM makes it fail.
@@ -122,11 +155,16 @@ class Enforcement:
         return replace(profile, rules=(*profile.rules, *rules))
 
     def _run_supervised(self, command: Command, output: Output, *, privileged: bool) -> int:
-        program = compile_profile(_handed_over(self._profile, everything=self._complain))
+        *before, program = self._filters(output)
         supervisor, audit = self._supervisor(command.argv, output)
         try:
             status = enforce(
-                command, program, supervisor=supervisor, privileged=privileged, arches=self._profile.arch
+                command,
+                program,
+                before=before,
+                supervisor=supervisor,
+                privileged=privileged,
+                arches=self._profile.arch,
             )
         except LaunchError:
             if audit is not None:

@@ -15,7 +15,7 @@ from autoprofile.trace.filtered import run_filtered
 from autoprofile.trace.status import shell_status
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from autoprofile.trace.filtered import Running
     from autoprofile.trace.source import Command
@@ -54,6 +54,7 @@ def enforce(
     command: Command,
     program: SupportsBytes,
     *,
+    before: Sequence[SupportsBytes] = (),
     supervisor: Supervisor | None = None,
     privileged: bool = False,
     log: bool = False,
@@ -69,6 +70,8 @@ def enforce(
     Args:
         command: what to run.
         program: the filter; ``bytes(program)`` is an array of ``struct sock_filter``.
+        before: filters to install first, in this order: the others of a `compile_stack`. Of all the most
+            severe answer counts; the supervisor listens to `program` alone, so only that may answer NOTIFY.
         supervisor: answers USER_NOTIF calls. narrows: without one they fail with ENOSYS.
         privileged: leave no_new_privs unset; needs CAP_SYS_ADMIN. widens: setuid programs that the command
             starts gain their rights, under the same filter.
@@ -83,9 +86,14 @@ def enforce(
             is not for the program's arch.
     """
     flags = kernel.seccomp.FLAG_LOG if log else 0
+    if supervisor is not None and kernel.kernel_release() >= (5, 19):
+        # A signal with a handler then waits for the answer instead of making the call anew: calls are counted
+        # once, and a question at the terminal is not withdrawn because the program was stopped.
+        flags |= kernel.seccomp.FLAG_WAIT_KILLABLE_RECV
     with run_filtered(
         command,
         bytes(program),
+        before=[bytes(one) for one in before],
         flags=flags,
         new_listener=supervisor is not None,
         privileged=privileged,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from autoprofile.abi.arch import ARCHES, arch_from_machine, compat_arches
 from autoprofile.errors import AutoprofileError, UsageError
-from autoprofile.filter.compiler import compile_profile
+from autoprofile.filter.compiler import compile_profile, compile_stack
 from autoprofile.profile import ANY, Action, Profile, SeccompRule
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ class Filter:
 
         Raises:
             UsageError: the filter's arches lack the one this process runs on; its next call would be killed.
-            AutoprofileError: the kernel refused the filter, or it is too large.
+            AutoprofileError: it is too large even for several stacked filters (one is not enough above 4096
+                instructions), or the kernel refused it; narrows: of several, those before stay installed.
         """
         from autoprofile.kernel import has_cap_sys_admin, seccomp, set_no_new_privs
 
@@ -120,10 +121,11 @@ class Filter:
                 f"the filter knows {', '.join(self.arch)}, this process runs on {native}",
                 hint=f"say Filter(arch=[{native!r}])",
             )
-        program = self.compile()
+        programs = compile_stack(self.profile)
         if not has_cap_sys_admin():
             set_no_new_privs()
-        seccomp.seccomp_set_mode_filter(bytes(program), flags=seccomp.FLAG_TSYNC)
+        for program in programs:
+            seccomp.seccomp_set_mode_filter(bytes(program), flags=seccomp.FLAG_TSYNC)
 
 
 def _native_arch() -> str:

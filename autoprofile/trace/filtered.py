@@ -19,7 +19,7 @@ from autoprofile.trace.launch import kill_tracee, launch
 from autoprofile.trace.status import Child, Forwarding
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
     from autoprofile.trace.source import Command
 
@@ -48,6 +48,7 @@ def run_filtered(
     command: Command,
     program: bytes,
     *,
+    before: Sequence[bytes] = (),
     flags: int = 0,
     new_listener: bool = False,
     privileged: bool = False,
@@ -59,6 +60,7 @@ def run_filtered(
     Args:
         command: what to run.
         program: bytes of the cBPF program.
+        before: programs to install first (see `install_filter`).
         flags: further SECCOMP_FILTER_FLAG_*.
         new_listener: see `install_filter`.
         privileged: leave no_new_privs unset.
@@ -87,7 +89,12 @@ def run_filtered(
                 hint=f"learn it on this arch, or add {stopped.arch} to the profile's `arch` with its rules",
             )
         listener = install_filter(
-            stopped, program, flags=flags, new_listener=new_listener, no_new_privs=not privileged
+            stopped,
+            program,
+            before=before,
+            flags=flags,
+            new_listener=new_listener,
+            no_new_privs=not privileged,
         )
         child = Child(stopped.pid)
         signals = Forwarding(child, kill_on=kill_on)

@@ -25,7 +25,7 @@ from autoprofile.trace.launch import kill_tracee
 from autoprofile.trace.maps import read_maps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from autoprofile.trace.launch import Stopped
 
@@ -278,6 +278,7 @@ def install_filter(
     stopped: Stopped,
     program: bytes,
     *,
+    before: Sequence[bytes] = (),
     flags: int = 0,
     new_listener: bool = False,
     no_new_privs: bool = True,
@@ -287,6 +288,8 @@ def install_filter(
     Args:
         stopped: from `launch`, by this same thread. Afterwards it is detached and runs; on failure, dead.
         program: the bytes of the cBPF program.
+        before: programs to install first, in this order; they have to allow ``seccomp``. Of all filters the
+            most severe answer counts; only `program` gets the listener.
         flags: further SECCOMP_FILTER_FLAG_* (LOG).
         new_listener: also make a listener for the calls the filter answers with USER_NOTIF.
         no_new_privs: set no_new_privs first. Without it the installing program needs CAP_SYS_ADMIN.
@@ -304,6 +307,8 @@ def install_filter(
                 result = injection.call("prctl", PR_SET_NO_NEW_PRIVS, 1)
                 if result < 0:
                     raise refused("prctl(PR_SET_NO_NEW_PRIVS)", result)
+            for one in before:
+                set_mode_filter(injection, one, flags & seccomp.FLAG_LOG, new_listener=False)
             fd = set_mode_filter(injection, program, flags, new_listener=new_listener)
             if new_listener:
                 listener = _take_listener(stopped, fd)
