@@ -1,11 +1,16 @@
-"""How `learn` runs a workload and turns what was seen into files.
+"""How `learn` gets its evidence: it runs a command, watches what runs already, or reads logs.
 
-In: a command or logs. Out: a profile file, a trace file when asked, and the command's exit status.
+In: a command, a target or files. Out: a trace, and the command's exit status. What becomes of the trace is
+`autoprofile.cli.results`.
 """
 
 from __future__ import annotations
 
+import shutil
+import time
+from dataclasses import dataclass
 from functools import reduce
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,25 +18,59 @@ from autoprofile.cli import exit as exits
 from autoprofile.errors import AutoprofileError, MachineError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from autoprofile.cli.output import Output
+    from autoprofile.cli.output import Output, ProgressLine
+    from autoprofile.cli.stability import Runs, Windows
+    from autoprofile.learn import Inference
     from autoprofile.observations import Trace
-    from autoprofile.profile import Action, Profile
-    from autoprofile.trace.source import TraceSource
+    from autoprofile.profile import Action
+    from autoprofile.trace.source import Progress, TraceSource
+    from autoprofile.trace.targets import Target
 
-__all__ = ["Plan", "check_offered", "default_target", "read_logs", "run_command"]
+__all__ = ["How", "default_target", "read_logs", "run_command", "watch_target"]
+
+CHECKPOINT_S = 5.0  # a crash loses no more of a long watch than this
 
 
-def check_offered(level: str, mode: str) -> None:
-    """Refuse a level or mode that cannot be learned yet, before the command runs for nothing."""
-    from autoprofile.learn import LEVELS, MODES
+@dataclass(frozen=True, slots=True)
+class How:
+    """How a profile is made of a trace: what `learn` was asked for.
 
-    for what, name, offered in (("level", level, LEVELS), ("mode", mode, MODES)):
-        if name not in offered:
-            raise UsageError(
-                f"this build cannot learn {what} {name}", hint=f"it offers {what} {', '.join(offered)}"
-            )
+    Args:
+        level: how much beyond what was seen is allowed.
+        mode: what happens to calls that no rule names.
+        action: the default action, unless it follows from the mode.
+        confidence: when evidence is enough; None for the usual.
+        worth: what a constraint has to bring; None for the usual.
+        deny_failed: whether calls that always failed are denied.
+        deny_opaque: whether calls with arguments behind pointers are denied where libc has another.
+    """
+
+    level: str = "strict"
+    mode: str = "allowlist"
+    action: Action | None = None
+    confidence: float | None = None
+    worth: float | None = None
+    deny_failed: bool = True
+    deny_opaque: bool = True
+
+    def infer(self, trace: Trace) -> Inference:
+        """Infer a profile; raises what `autoprofile.learn.infer` does."""
+        from autoprofile.learn import infer
+        from autoprofile.learn.evidence import CONFIDENCE
+        from autoprofile.learn.price import WORTH
+
+        return infer(
+            trace,
+            level=self.level,
+            mode=self.mode,
+            default=self.action,
+            confidence=CONFIDENCE if self.confidence is None else self.confidence,
+            worth=WORTH if self.worth is None else self.worth,
+            deny_failed=self.deny_failed,
+            deny_opaque=self.deny_opaque,
+        )
 
 
 def default_target(argv: Sequence[str]) -> Path:
@@ -44,17 +83,27 @@ def default_target(argv: Sequence[str]) -> Path:
 
 
 def read_logs(paths: Sequence[Path], *, strace: bool) -> Trace:
-    """Read traces, or logs of strace, as runs of one trace."""
-    from autoprofile.cli.inputs import read_trace
+    """Read traces, or logs of strace, as runs of one trace.
+
+    Raises:
+        AutoprofileError: a file cannot be read, or holds something else.
+    """
+    from autoprofile.cli.inputs import kind_of, read_trace
     from autoprofile.observations import Trace
 
     if strace:
         from autoprofile.trace.strace_log import trace_from_strace_log
 
-        traces = [trace_from_strace_log(path) for path in paths]
-    else:
-        traces = [read_trace(path) for path in paths]
-    return reduce(Trace.merge, traces)
+        return reduce(Trace.merge, [trace_from_strace_log(path) for path in paths])
+    for path in paths:
+        if kind_of(path) == "audit":
+            # It holds only what an enforced profile refused: a profile of that alone allows nothing else.
+            raise AutoprofileError(
+                "this is an audit log: it holds what a profile refused, not what the program needs",
+                where=str(path),
+                hint=f"`autoprofile review P.yaml {path}` adds what you accept of it to the profile",
+            )
+    return reduce(Trace.merge, [read_trace(path) for path in paths])
 
 
 def run_command(
@@ -65,19 +114,26 @@ def run_command(
     timeout_s: float | None,
     *,
     privileged: bool,
-    checkpoint: Path | None = None,
+    keep: Callable[[Trace], None] | None = None,
+    stability: Runs | None = None,
 ) -> tuple[Trace, int]:
     """Run a command some times under a trace source.
 
-    With `checkpoint`, what the eBPF source has seen is written there every few seconds during a run.
+    Args:
+        output: where to say what is done.
+        argv: the command.
+        backend: of `SOURCES`, or auto.
+        runs: how often; at most so often with `stability`.
+        timeout_s: seconds after which a run is ended; None for never.
+        privileged: whether setuid programs gain their rights.
+        keep: given what was seen every few seconds, by the eBPF source.
+        stability: asked after each run whether another is needed.
 
     Returns:
         The trace of all runs, and the shell status: the first that is not 0.
     """
     from autoprofile.cli.deadline import deadline
-    from autoprofile.observations import Trace
-    from autoprofile.report.facts import counted
-    from autoprofile.trace.source import SOURCES, Command, Progress, auto_source, source_named
+    from autoprofile.trace.source import SOURCES, Command, auto_source, source_named
 
     if backend == "ebpf" and backend not in SOURCES:
         raise MachineError(
@@ -87,6 +143,46 @@ def run_command(
     backend = auto_source() if backend == "auto" else backend
     name = Path(argv[0]).name
     line = output.progress()
+    seen: Trace | None = None
+    status: int = exits.DONE
+    for run in count(1):
+        source = source_named(backend)
+        if keep is not None:
+            _keep(source, seen, keep)
+        which = f" (run {run} of {runs})" if stability is None and runs > 1 else ""
+        which = f" in at most {runs} runs" if stability is not None else which
+        if (stability is None or run == 1) and _can_start(argv, backend):
+            output.note(f"learning {name} with {backend}{which}; Ctrl-C ends it")
+        with deadline(timeout_s, source.interrupt) as timed:
+            result = source.run(Command(argv), on_progress=_shown(line, name), privileged=privileged)
+        line.clear()
+        if timed.is_over:
+            output.note(f"{name} was ended after {timeout_s:g} s")
+        seen = result.trace if seen is None else seen.merge(result.trace)
+        status = status or result.status
+        if result.trace.ledger.entries.get("interrupted"):
+            break  # Ctrl-C ends the learning, not one run of it
+        if run == runs or (stability is not None and not stability.wants_more(seen)):
+            break
+    if stability is not None:
+        stability.conclude()
+    assert seen is not None
+    return seen, status
+
+
+def _can_start(argv: Sequence[str], backend: str) -> bool:
+    # Nothing is said to begin that is known to fail: a missing program, a machine without eBPF.
+    if shutil.which(argv[0]) is None:
+        return False
+    if backend != "ebpf":
+        return True
+    from autoprofile.trace.ebpf.probes import is_ready
+
+    return is_ready()
+
+
+def _shown(line: ProgressLine, name: str) -> Callable[[Progress], None]:
+    from autoprofile.report.facts import counted
 
     def show(progress: Progress) -> None:
         line.update(
@@ -95,167 +191,66 @@ def run_command(
             f" {counted(progress.processes, 'process', 'processes')}, {progress.elapsed_s:.0f} s"
         )
 
-    traces: list[Trace] = []
-    status: int = exits.DONE
-    for run in range(runs):
-        source = source_named(backend)
-        if checkpoint is not None and backend == "ebpf":
-            _keep(source, traces, checkpoint)
-        which = f" (run {run + 1} of {runs})" if runs > 1 else ""
-        output.note(f"learning {name} with {backend}{which}; Ctrl-C ends it")
-        with deadline(timeout_s, source.interrupt) as timed:
-            result = source.run(Command(argv), on_progress=show, privileged=privileged)
-        line.clear()
-        if timed.is_over:
-            output.note(f"{name} was ended after {timeout_s:g} s")
-        traces.append(result.trace)
-        status = status or result.status
-        if result.trace.ledger.entries.get("interrupted"):
-            break  # Ctrl-C ends the learning, not one run of it
-    return reduce(Trace.merge, traces), status
+    return show
 
 
-def _keep(source: TraceSource, before: Sequence[Trace], checkpoint: Path) -> None:
-    from autoprofile.observations import Trace
+def _keep(source: TraceSource, before: Trace | None, keep: Callable[[Trace], None]) -> None:
+    from autoprofile.trace.source import SOURCES
+
+    if source.name != "ebpf" or "ebpf" not in SOURCES:
+        return
     from autoprofile.trace.ebpf import EbpfSource
 
     if isinstance(source, EbpfSource):
-        source.on_checkpoint = lambda trace: reduce(Trace.merge, [*before, trace]).save(checkpoint)
+        source.on_checkpoint = lambda trace: keep(trace if before is None else before.merge(trace))
 
 
-def _default_action(mode: str) -> Action:
-    from autoprofile.profile import Action
-
-    return {"denylist": Action.ALLOW, "hybrid": Action.NOTIFY}.get(mode, Action.KILL_PROCESS)
-
-
-class Plan:
-    """Where the results go; made before the command runs, so that a long run is not for nothing.
+def watch_target(
+    output: Output,
+    target: Target,
+    timeout_s: float | None,
+    *,
+    keep: Callable[[Trace], None] | None = None,
+    stability: Windows | None = None,
+) -> Trace:
+    """Watch a target until it ends, the time is over, Ctrl-C, or nothing new comes; return what was seen.
 
     Args:
-        output: where to say what was written.
-        target: the profile.
-        trace_file: the trace, when it is to be kept.
-        force: whether existing files may be replaced.
-        merge_into: whether an existing profile is widened.
+        output: where to say so.
+        target: whom to watch.
+        timeout_s: seconds; None for no end.
+        keep: given what was seen every few seconds.
+        stability: asked after each of its windows whether to go on.
 
     Raises:
-        AutoprofileError: a file exists and may not be replaced, or its directory does not exist.
-        UsageError: both are one file.
+        MachineError: this machine cannot trace with eBPF.
+        AutoprofileError: nothing was seen.
     """
+    from autoprofile.cli.watching import live
 
-    def __init__(
-        self, output: Output, target: Path, trace_file: Path | None, force: bool, merge_into: bool
-    ) -> None:
-        self._output = output
-        self._target = target
-        self._trace_file = trace_file
-        self._force = force
-        self._before: Profile | None = None
-        if merge_into and target.exists():
-            from autoprofile.profile import Profile
+    # What calls return is not learned from; without it the target is slowed down half as much.
+    line = output.progress()
+    with live(target, returns=False) as watch:
+        kept_s = looked_s = time.monotonic()
 
-            self._before = Profile.load(target)
-        elif target.exists() and not force:
-            raise AutoprofileError(
-                "the profile exists",
-                where=str(target),
-                hint="--merge widens it, --force replaces it, -o names another",
-            )
-        if trace_file is not None and trace_file.exists() and not force:
-            raise AutoprofileError(
-                "the trace exists", where=str(trace_file), hint="--force replaces it, or name another"
-            )
-        if trace_file is not None and trace_file.resolve() == target.resolve():
-            raise UsageError(
-                f"{target} cannot be both the profile and the trace", hint="name another file for one of them"
-            )
-        for path in (target, trace_file):
-            if path is not None and not path.absolute().parent.is_dir():
-                raise AutoprofileError(f"there is no directory {path.parent}", where=str(path))
+        def tick() -> None:
+            nonlocal kept_s, looked_s
+            now_s = time.monotonic()
+            if keep is not None and now_s - kept_s >= CHECKPOINT_S:
+                keep(watch.trace(is_final=False))
+                kept_s = now_s
+            if stability is not None and now_s - looked_s >= stability.window_s:
+                if not stability.wants_more(watch.trace(is_final=False)):
+                    watch.stop()
+                looked_s = now_s
 
-    def write(self, trace: Trace, *, level: str, mode: str, action: Action | None) -> None:
-        """Infer the profile and write it, and the trace when asked.
-
-        Args:
-            trace: what was seen.
-            level: how much beyond it is allowed.
-            mode: what happens to calls that no rule names.
-            action: the default action, unless it follows from the mode.
-
-        Raises:
-            AutoprofileError: a file could not be written; the hint says where the profile was kept instead.
-        """
-        from autoprofile.learn import infer
-
-        inference = infer(trace, level=level, mode=mode, default=action or _default_action(mode))
-        profile = inference.profile
-        if self._before is not None:
-            from autoprofile.profile.merge import merge
-
-            profile = merge(self._before, profile)
-            self._warn_of_lifted(self._before, profile)
-        for note in inference.notes:
-            self._output.warn(note)
-        failures: list[AutoprofileError] = []
-        try:
-            profile.save(self._target, overwrite=self._force or self._before is not None)
-        except AutoprofileError as error:
-            failures.append(self._rescue(profile, error))
-        if self._trace_file is not None:
-            try:
-                trace.save(self._trace_file)
-                self._output.note(f"wrote {self._trace_file}: {len(trace.observations)} observations")
-            except AutoprofileError as error:
-                failures.append(error)
-        if failures:
-            for other in failures[1:]:
-                self._output.error(str(other), other.hint)
-            raise failures[0]
-        self._summarise(profile, trace)
-
-    def _warn_of_lifted(self, before: Profile, merged: Profile) -> None:
-        # A refusal is a person's decision more often than not: it never goes in silence.
-        left = set(merged.rules)
-        lifted = {str(r.syscall) for r in before.rules if r.action.is_refusing and r not in left}
-        if lifted:
-            self._output.warn(
-                f"what was seen lifts refusals of {self._target}, whole or in part:"
-                f" {', '.join(sorted(lifted))}"
-            )
-
-    def _rescue(self, profile: Profile, error: AutoprofileError) -> AutoprofileError:
-        # The run may have taken hours: keep what it taught in the temporary directory, and say where.
-        import tempfile
-
-        try:
-            folder = Path(tempfile.mkdtemp(prefix="autoprofile-"))
-            kept = folder / self._target.name
-            profile.save(kept)
-        except (AutoprofileError, OSError):
-            return error
-        return AutoprofileError(
-            error.what,
-            where=error.where,
-            hint=f"what was learned is kept in {kept}; {error.hint or 'move it'}",
-        )
-
-    def _summarise(self, profile: Profile, trace: Trace) -> None:
-        from autoprofile.report.facts import counted
-
-        allowed = [rule for rule in profile.rules if rule.action.kind == "allow"]
-        names = {rule.syscall for rule in allowed}
-        checked = {rule.syscall for rule in allowed if rule.comparators}
-        refused = {rule.syscall for rule in profile.rules if not rule.action.is_permitting}
-        what = f"{counted(len(names), 'syscall')} allowed, {len(checked)} of them only with known arguments"
-        if profile.default.kind == "allow":
-            what = f"{counted(len(refused), 'syscall')} refused, at least with some arguments"
-        self._output.note(
-            f"wrote {self._target}: {what}; {counted(trace.events, 'call')} of"
-            f" {counted(trace.process_count, 'process', 'processes')} seen, {trace.ledger.total} lost"
-        )
-        if self._before is not None:
-            from autoprofile.profile.diff import diff
-
-            widened = sum(change.kind == "widened" for change in diff(self._before, profile))
-            self._output.note(f"it was widened in {counted(widened, 'place')}")
+        output.note(f"learning {target.name} with ebpf; Ctrl-C ends the learning, not the target")
+        watch.follow(timeout_s=timeout_s, on_progress=_shown(line, target.name), on_tick=tick)
+        watch.detach()
+        line.clear()
+        trace = watch.trace()
+    if stability is not None:
+        stability.conclude()
+    if not trace.observations:
+        raise AutoprofileError(f"{target.name} made no calls while it was watched", hint="watch it longer")
+    return trace

@@ -6,6 +6,7 @@ that: a refusal survives only where both sides refuse. Nothing else is refused o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from autoprofile.errors import ProfileError
@@ -23,14 +24,52 @@ if TYPE_CHECKING:
     from autoprofile.profile.region import Region
     from autoprofile.profile.rule import Evidence
 
-__all__ = ["merge"]
+__all__ = ["Merged", "Widening", "merge", "merge_noting"]
 
 # A syscall whose exact union takes more rules than this gets a wider, short one.
 _MAX_RULES: Final = 256
 _LEFT_OUT_CALLS: Final = 5
 
 
+@dataclass(frozen=True, slots=True)
+class Widening:
+    """Say that one syscall's union is wider than exact.
+
+    Args:
+        syscall: its name or number.
+        arch: the arch it is about.
+        rules: how many rules the exact union takes at least.
+    """
+
+    syscall: str | int
+    arch: str
+    rules: int
+
+    def to_dict(self) -> dict[str, str | int]:
+        """Return plain JSON values."""
+        return {"syscall": self.syscall, "arch": self.arch, "rules": self.rules}
+
+    def __str__(self) -> str:
+        return (
+            f"the exact union of {self.syscall} on {self.arch} takes more than {_MAX_RULES} rules: a shorter "
+            "one is used, which may allow calls that both profiles refuse"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A union, and where it is wider than exact."""
+
+    profile: Profile
+    widenings: tuple[Widening, ...]
+
+
 def merge(a: Profile, b: Profile) -> Profile:
+    """Return the union of two profiles; see `merge_noting`, which also says where it is wider than exact."""
+    return merge_noting(a, b).profile
+
+
+def merge_noting(a: Profile, b: Profile) -> Merged:
     """Return the profile whose action for every call is the milder of what `a` and `b` answer.
 
     * **Rules**: calls accepted by either are accepted. widens: where one side refuses by a ``deny`` rule
@@ -45,7 +84,8 @@ def merge(a: Profile, b: Profile) -> Profile:
       itself, ``unseen`` follows from it, ``complete`` holds when both are. Evidence of equal rules adds up.
 
     In what it decides, the merge is commutative. When the exact union of one syscall would take more than 256
-    rules, refusals beside the milder rules are dropped for that syscall (widens).
+    rules, refusals beside the milder rules are dropped for that syscall: widens, and may allow what both
+    refuse; the result names it.
 
     Raises:
         ProfileError: the merge would permit every call on an arch where one side refuses calls by default.
@@ -60,17 +100,22 @@ def merge(a: Profile, b: Profile) -> Profile:
                 hint="the profiles differ in arch and in default; make them list the same arches first",
             )
     rules: list[SeccompRule] = []
+    widenings: list[Widening] = []
     for arch in arches:
         sides = [(p, _default(p, arch), p.syscalls(arch)) for p in (a, b)]
         for syscall in sorted(sides[0][2] | sides[1][2], key=str):
             (mine, own, _), (theirs, other, _) = sides
-            merged = _union(mine.rules_for(arch, syscall), own, theirs.rules_for(arch, syscall), other)
+            merged, needed = _union(
+                mine.rules_for(arch, syscall), own, theirs.rules_for(arch, syscall), other
+            )
+            if needed is not None:
+                widenings.append(Widening(syscall, arch, needed))
             rules += [
                 SeccompRule(syscall, action, region or ANY, (arch,), evidence)
                 for (region, action), evidence in merged.items()
             ]
     mixed = "denylist" if default.is_permitting else "hybrid"
-    return Profile(
+    profile = Profile(
         program=_program(a.program, b.program),
         learned=_learned(a, b),
         arch=arches,
@@ -80,6 +125,7 @@ def merge(a: Profile, b: Profile) -> Profile:
         bad_arch=_milder(a.bad_arch, b.bad_arch),
         rules=tuple(rules),
     )
+    return Merged(profile, tuple(widenings))
 
 
 def _milder(one: Action, other: Action) -> Action:
@@ -93,21 +139,26 @@ def _default(profile: Profile, arch: str) -> Action:
 _Union = dict[tuple["Region", "Action"], "Evidence | None"]
 
 
-def _union(mine: Sequence[SeccompRule], own: Action, theirs: Sequence[SeccompRule], other: Action) -> _Union:
+def _union(
+    mine: Sequence[SeccompRule], own: Action, theirs: Sequence[SeccompRule], other: Action
+) -> tuple[_Union, int | None]:
+    # Returns how many rules the exact union would take, at least, when it is not used; None when it is.
     # The milder of two decisions, each the severest of its matching rules, is the severest of all pairwise
     # milder ones (min distributes over max). So it suffices to say, for each rule of one side, where the
     # other side is no milder, and to do that for both sides.
     found: _Union = {}
+    needed = None
     exact = _emit(found, mine, own, theirs, other) and _emit(found, theirs, other, mine, own)
     if not exact or len(found) > max(_MAX_RULES, 2 * (len(mine) + len(theirs))):
         # widens: every rule with the mildest thing that can happen anywhere in it.
+        needed = max(len(found), _MAX_RULES + 1)
         found = {}
         for rules, against, fallback in ((mine, theirs, other), (theirs, mine, own)):
             floor = min((fallback, *(rule.action for rule in against)), key=lambda action: action.rank)
             for rule in rules:
                 _put(found, rule.comparators, _milder(rule.action, floor), rule.evidence)
     _prune(found, mine, theirs)
-    return found
+    return found, needed
 
 
 def _emit(

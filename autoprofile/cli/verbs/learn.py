@@ -59,7 +59,49 @@ __all__ = ["command"]
 @click.option(
     "--default", "default_action", metavar="ACTION", help="What refuses them: kill, errno, trap, log, …"
 )
-@click.option("--runs", type=click.IntRange(1), default=1, metavar="N", help="Run the command N times.")
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="P",
+    help="How sure to be that an argument has shown all its values, before only those are allowed; 0.95.",
+)
+@click.option(
+    "--worth",
+    type=click.FloatRange(min=0),
+    metavar="GAIN",
+    help="Security gain that a constraint has to bring for each nanosecond on the mean call; 1.",
+)
+@click.option(
+    "--deny-failed/--allow-failed",
+    default=True,
+    help="Whether calls that always met ENOSYS or EPERM are denied with that.",
+)
+@click.option(
+    "--deny-opaque/--allow-opaque",
+    default=True,
+    help="Whether clone3 and openat2, with flags no filter sees, get ENOSYS so that libc takes others.",
+)
+@click.option(
+    "--runs",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Run the command N times; with --until-stable at most (default 50).",
+)
+@click.option(
+    "--until-stable",
+    "bound",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    is_flag=False,
+    flag_value=0.05,
+    metavar="[=BOUND]",
+    help="Repeat, or go on watching, until the chance of something unseen is this small; 0.05.",
+)
+@click.option(
+    "--window",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="What counts as one repetition of a target that runs on, for --until-stable; default 10.",
+)
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="End each run then."
 )
@@ -83,7 +125,13 @@ def command(
     level: str,
     mode: str,
     default_action: str | None,
-    runs: int,
+    confidence: float | None,
+    worth: float | None,
+    deny_failed: bool,
+    deny_opaque: bool,
+    runs: int | None,
+    bound: float | None,
+    window: float | None,
     timeout: float | None,
     merge_into: bool,
     force: bool,
@@ -103,47 +151,62 @@ def command(
 
     \b
       autoprofile learn -o web.yaml --trace web.parquet -- ./web --port 8080
+      autoprofile learn -o web.yaml --until-stable -- ./web --self-test
       autoprofile learn --merge -o web.yaml -- ./web --other-feature
       autoprofile learn -o web.yaml --from-trace monday.parquet tuesday.parquet
-      autoprofile learn -o web.yaml --container web --timeout 600
+      autoprofile learn -o web.yaml --container web --until-stable --timeout 3600
       strace -f -X raw -o web.log ./web
       autoprofile learn -o web.yaml --from-strace web.log
     """  # noqa: D301 - \b is click's own mark
-    from autoprofile.cli.learning import Plan, check_offered, default_target, read_logs, run_command
+    from autoprofile.cli.learning import How, default_target, read_logs, run_command, watch_target
+    from autoprofile.cli.results import Plan
+    from autoprofile.cli.stability import MOST_RUNS, Runs, Windows
 
     output = output_of(ctx)
+    logs = [*from_trace, *from_strace]
+    chosen = chosen_target(ctx, pid, cgroup, container, unit)
     if from_trace and from_strace:
         raise click.UsageError("--from-trace and --from-strace exclude each other", ctx)
-    chosen = chosen_target(ctx, pid, cgroup, container, unit)
-    if chosen is not None and (command or from_trace or from_strace):
+    if chosen is not None and (command or logs):
         raise click.UsageError(f"--{chosen.kind} watches what runs already: it takes no command or log", ctx)
-    if chosen is not None and (runs > 1 or backend not in ("auto", "ebpf")):
+    if chosen is not None and (runs is not None or backend not in ("auto", "ebpf")):
         raise click.UsageError(f"--{chosen.kind} watches once, with --backend ebpf", ctx)
-    check_offered(level, mode)
-    action = _action(default_action)
+    if logs and (runs is not None or bound is not None):
+        raise click.UsageError("logs are read once: --runs and --until-stable are for what runs", ctx)
+    if window is not None and (chosen is None or bound is None):
+        raise click.UsageError("--window divides the watch of --pid and its like, for --until-stable", ctx)
+    if level == "strict" and worth is not None:
+        raise click.UsageError("--worth weighs constraints, and strict drops none: give another --level", ctx)
+    how = How(level, mode, _action(default_action), confidence, worth, deny_failed, deny_opaque)
     if chosen is not None:
-        from autoprofile.cli.watching import learn_from
-
         output.failure_status = exits.FAILED  # nothing is run
         found = chosen.find()
         named = default_target(found.argv or (str(chosen.value),))
         plan = Plan(output, target or named, trace_file, force, merge_into)
-        trace, status = learn_from(output, found, timeout, trace_file), exits.DONE
-    elif from_trace or from_strace:
+        windows = None if bound is None else Windows(output, how, bound, window or 10.0)
+        trace, status = watch_target(output, found, timeout, keep=plan.keep, stability=windows), exits.DONE
+    elif logs:
         output.failure_status = exits.FAILED  # nothing is run
-        logs = [*from_trace, *from_strace, *map(Path, command)]
-        trace = read_logs(logs, strace=bool(from_strace))
+        trace = read_logs([*logs, *map(Path, command)], strace=bool(from_strace))
         plan = Plan(output, target or default_target(trace.meta.argv), trace_file, force, merge_into)
         status = exits.DONE
     else:
         if not command:
             raise click.UsageError("there is no command to learn from: give it after --", ctx)
         plan = Plan(output, target or default_target(command), trace_file, force, merge_into)
+        most = runs or (1 if bound is None else MOST_RUNS)
         trace, status = run_command(
-            output, command, backend, runs, timeout, privileged=allow_new_privs, checkpoint=trace_file
+            output,
+            command,
+            backend,
+            most,
+            timeout,
+            privileged=allow_new_privs,
+            keep=plan.keep,
+            stability=None if bound is None else Runs(output, how, bound, most),
         )
         output.failure_status = exits.FAILED  # from here on the command was run
-    plan.write(trace, level=level, mode=mode, action=action)
+    plan.write(trace, how)
     return status
 
 

@@ -1,0 +1,307 @@
+"""Where the results of `learn` go: the profile and the trace, checked before the run and never lost after it.
+
+In: a trace. Out: the files, and what there is to say about them on stderr. A file that somebody else wrote in
+the meantime is never replaced; what people changed in a profile that is widened stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoprofile.errors import AutoprofileError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from autoprofile.cli.learning import How
+    from autoprofile.cli.output import Output
+    from autoprofile.learn import Inference
+    from autoprofile.observations import Trace
+    from autoprofile.profile import Profile
+
+__all__ = ["Plan", "TraceFile"]
+
+_TRIES = 20  # of merging into a file that somebody keeps writing to
+
+
+class TraceFile:
+    """The file a trace is kept in, written anew during a run and at its end.
+
+    Only the file that this object wrote itself, or that could be replaced from the start, is replaced. Where
+    another one appears under the name, the trace goes beside it under a free name.
+
+    Args:
+        output: where to say so.
+        path: its name.
+        force: whether what is there may be replaced.
+    """
+
+    def __init__(self, output: Output, path: Path, *, force: bool) -> None:
+        self._output = output
+        self.path = path
+        self._force = force
+        self._own: tuple[int, int, int] | None = None
+
+    def save(self, trace: Trace) -> None:
+        """Write the trace, whole or not at all."""
+        if not self._force and self.path.exists() and self._identity() != self._own:
+            taken, self.path = self.path, _free_name(self.path)
+            self._output.warn(f"{taken} appeared meanwhile and is left alone: the trace goes to {self.path}")
+        trace.save(self.path)
+        self._own = self._identity()
+
+    def _identity(self) -> tuple[int, int, int] | None:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (other := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
+        number += 1
+    return other
+
+
+class Plan:
+    """Where the results go; made before the command runs, so that a long run is not for nothing.
+
+    Args:
+        output: where to say what was written.
+        target: the profile.
+        trace_file: the trace, when it is to be kept.
+        force: whether existing files may be replaced.
+        merge_into: whether an existing profile is widened.
+
+    Raises:
+        AutoprofileError: a file exists and may not be replaced, or cannot be written where it should be.
+        UsageError: both are one file.
+    """
+
+    def __init__(
+        self, output: Output, target: Path, trace_file: Path | None, force: bool, merge_into: bool
+    ) -> None:
+        self._output = output
+        self._target = target
+        self._force = force
+        self._merge_into = merge_into
+        self.trace_file = None if trace_file is None else TraceFile(output, trace_file, force=force)
+        if merge_into and target.exists():
+            from autoprofile.profile import Profile
+
+            Profile.load(target)  # what cannot be read now cannot be widened later
+        elif target.exists() and not force:
+            raise AutoprofileError(
+                "the profile exists",
+                where=str(target),
+                hint="--merge widens it, --force replaces it, -o names another",
+            )
+        if trace_file is not None and trace_file.exists() and not force:
+            raise AutoprofileError(
+                "the trace exists", where=str(trace_file), hint="--force replaces it, or name another"
+            )
+        if trace_file is not None and trace_file.resolve() == target.resolve():
+            raise UsageError(
+                f"{target} cannot be both the profile and the trace", hint="name another file for one of them"
+            )
+        for path in (target, trace_file):
+            if path is not None:
+                _check_writable(path)
+
+    @property
+    def keep(self) -> Callable[[Trace], None] | None:
+        """What keeps a trace while it grows, None when none is to be kept."""
+        return None if self.trace_file is None else self.trace_file.save
+
+    def write(self, trace: Trace, how: How) -> None:
+        """Infer the profile and write it, and the trace when asked.
+
+        Raises:
+            AutoprofileError: a file could not be written; the hint says where its content was kept instead.
+        """
+        failures: list[AutoprofileError] = []
+        # The trace first: whatever inference may say about it, what was seen is not lost.
+        if self.trace_file is not None:
+            try:
+                self.trace_file.save(trace)
+                kept = f"wrote {self.trace_file.path}: {len(trace.observations)} observations"
+            except AutoprofileError as error:
+                failures.append(_rescued(self.trace_file.path, trace.save, error))
+                kept = ""
+        inference = how.infer(trace)
+        for note in inference.notes:
+            self._output.warn(note)
+        before: Profile | None = None
+        profile = inference.profile
+        try:
+            before, profile = self._save(profile)
+        except AutoprofileError as error:
+            failures.insert(0, _rescued(self._target, profile.save, error))
+        if self.trace_file is not None and kept:
+            self._output.note(kept)
+        if failures:
+            for other in failures[1:]:
+                self._output.error(str(other), other.hint)
+            raise failures[0]
+        self._summarise(profile, before, trace)
+        self._tell_constraints(inference)
+
+    def _save(self, profile: Profile) -> tuple[Profile | None, Profile]:
+        # Returns the profile that was widened, if one was, and what is in the file now.
+        if not self._merge_into or not self._target.exists():
+            try:
+                profile.save(self._target, overwrite=self._force and not self._merge_into)
+            except AutoprofileError:
+                if not self._merge_into or not self._target.exists():
+                    raise
+                # it appeared during the run: widen it
+            else:
+                return None, profile
+        return self._merge(profile)
+
+    def _merge(self, learned: Profile) -> tuple[Profile, Profile]:
+        from autoprofile.atomic import write_atomic
+        from autoprofile.profile import Profile
+        from autoprofile.profile.edit import edit_profile
+        from autoprofile.profile.file import read_profile_file
+        from autoprofile.profile.merge import merge_noting
+
+        for _ in range(_TRIES):
+            with _locked(self._target):
+                # What people changed during the run counts: it is read now, not before.
+                text = read_profile_file(self._target)
+                before = Profile.loads(text, str(self._target))
+                merged = merge_noting(before, learned)
+                edited = edit_profile(text, merged.profile)
+                if read_profile_file(self._target) != text:
+                    continue  # saved by an editor meanwhile
+                write_atomic(self._target, edited)
+            self._warn_of_lifted(before, merged.profile)
+            for widening in merged.widenings:
+                self._output.warn(str(widening))
+            return before, merged.profile
+        raise AutoprofileError(
+            "somebody keeps writing to the profile",
+            where=str(self._target),
+            hint="merge it when they are done",
+        )
+
+    def _warn_of_lifted(self, before: Profile, merged: Profile) -> None:
+        # A refusal is a person's decision more often than not: it never goes in silence.
+        left = set(merged.rules)
+        lifted = {str(r.syscall) for r in before.rules if r.action.is_refusing and r not in left}
+        if lifted:
+            self._output.warn(
+                f"what was seen lifts refusals of {self._target}, whole or in part:"
+                f" {', '.join(sorted(lifted))}"
+            )
+
+    def _summarise(self, profile: Profile, before: Profile | None, trace: Trace) -> None:
+        from autoprofile.report.facts import counted, left_out_text
+
+        allowed = [rule for rule in profile.rules if rule.action.kind == "allow"]
+        names = {rule.syscall for rule in allowed}
+        checked = {rule.syscall for rule in allowed if rule.comparators}
+        refused = {rule.syscall for rule in profile.rules if not rule.action.is_permitting}
+        what = f"{counted(len(names), 'syscall')} allowed, {len(checked)} of them only with known arguments"
+        if profile.default.kind == "allow":
+            what = f"{counted(len(refused), 'syscall')} refused, at least with some arguments"
+        self._output.note(
+            f"wrote {self._target}: {what}; {counted(trace.events, 'call')} of"
+            f" {counted(trace.process_count, 'process', 'processes')} seen, {trace.ledger.total} lost"
+        )
+        if before is not None:
+            from autoprofile.profile.diff import diff
+
+            widened = sum(change.kind == "widened" for change in diff(before, profile))
+            self._output.note(f"it was widened in {counted(widened, 'place')}")
+        learned = profile.learned
+        if learned is not None and learned.unseen is not None and learned.left_out is not None:
+            self._output.note(
+                f"chance that another run needs something unseen: {learned.unseen:.1%};"
+                f" {left_out_text(learned.left_out, learned.runs)}"
+            )
+
+    def _tell_constraints(self, inference: Inference) -> None:
+        # widens: a constraint that is not worth its price is not in the profile, so it is listed here.
+        dropped = [c for c in inference.constraints if not c.kept and c.gain > 0]
+        if dropped:
+            self._output.note("constraints dropped, because they cost more than they bring (--worth):")
+        for one in dropped:
+            self._output.note(
+                f"  {one.syscall}: gain {one.gain:g} ({', '.join(one.shuts_out)}),"
+                f" price {one.price_ns:.3g} ns on the mean call"
+            )
+        for one in inference.constraints:
+            if one.kept or one.gain <= 0:
+                self._output.detail(f"{one.syscall}: {one.why}")
+
+
+def _check_writable(path: Path) -> None:
+    # The file is made beside its name and moved there, so it is the directory that has to take it.
+    real = Path(os.path.realpath(path))
+    if not real.parent.is_dir():
+        raise AutoprofileError(f"there is no directory {path.parent}", where=str(path))
+    if real.exists() and not real.is_file():
+        raise AutoprofileError("not a regular file, so it is not replaced", where=str(path))
+    try:
+        with tempfile.TemporaryFile(dir=real.parent):
+            pass
+    except OSError as error:
+        raise AutoprofileError(
+            f"cannot write here: {error.strerror or error}",
+            where=str(path),
+            hint="nothing was run; name a file in a directory that can be written to",
+        ) from error
+
+
+def _rescued(path: Path, save: Callable[[Path], object], error: AutoprofileError) -> AutoprofileError:
+    # The run may have taken hours: keep what it taught in the temporary directory, and say where.
+    try:
+        kept = Path(tempfile.mkdtemp(prefix="autoprofile-")) / path.name
+        save(kept)
+    except (AutoprofileError, OSError):
+        return error
+    return AutoprofileError(
+        error.what,
+        where=error.where,
+        hint=f"what was learned is kept in {kept}; {error.hint or 'move it'}",
+    )
+
+
+def _is_still(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    # Two learners that widen one file take turns. The lock is on the file, which the other replaces: whoever
+    # waited for the old one waits again for the new one. Without locks (some network file systems) the
+    # comparison of texts has to do.
+    while True:
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            yield  # the reader says what is wrong with it
+            return
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            except OSError:
+                yield
+                return
+            if _is_still(path, handle):
+                yield
+                return
+        finally:
+            os.close(handle)
