@@ -24,12 +24,13 @@ from autoprofile.enforce.attach_calls import registers_to_go_on
 from autoprofile.enforce.attach_inject import RunningInjection, find_instruction, injectable
 from autoprofile.enforce.attach_target import (
     AttachError,
+    ChangedError,
     image_arch,
     refuse_arch,
     refuse_unfit,
     status_of,
 )
-from autoprofile.enforce.attach_threads import ChangedError, Frozen, StoppedThreads
+from autoprofile.enforce.attach_threads import Frozen, StoppedThreads
 from autoprofile.errors import AutoprofileError, LaunchError, MachineError
 from autoprofile.filter.program import Program
 from autoprofile.filter.simulate import most_severe
@@ -119,28 +120,31 @@ def attach(
     refuse_unfit(pid, privileged=privileged, trust_filters=trust_filters)
     own = kernel.pidfd_open(pid) if pidfd is None else os.dup(pidfd)
     try:
-        arch = image_arch(pid)
-        refuse_arch(pid, arch, arches)
-        request = _Request(
-            pid=pid,
-            pidfd=own,
-            arch=arch,
-            programs=tuple(Program.from_bytes(p) for p in programs),
-            flags=flags,
-            new_listener=new_listener,
-            privileged=privileged,
-            arches=arches,
-            judge=judge,
-            trust_filters=trust_filters,
-            deadline=time.monotonic() + timeout_s,
-        )
+        compiled = tuple(Program.from_bytes(p) for p in programs)
+        deadline = time.monotonic() + timeout_s
         attempt = 0
         while True:
             attempt += 1
             try:
-                return _Attempt(request).run()
+                arch = image_arch(pid)
+                refuse_arch(pid, arch, arches)
+                return _Attempt(
+                    _Request(
+                        pid=pid,
+                        pidfd=own,
+                        arch=arch,
+                        programs=compiled,
+                        flags=flags,
+                        new_listener=new_listener,
+                        privileged=privileged,
+                        arches=arches,
+                        judge=judge,
+                        trust_filters=trust_filters,
+                        deadline=deadline,
+                    )
+                ).run()
             except ChangedError:
-                if attempt == _ATTEMPTS or time.monotonic() > request.deadline:
+                if attempt == _ATTEMPTS or time.monotonic() > deadline:
                     raise
                 time.sleep(0.001 * attempt)
     except BaseException:
@@ -288,7 +292,8 @@ class _Attempt:
         return replace(first, no_new_privs=all(s.no_new_privs for s in found))
 
     def _judge(self, foreign: Sequence[Program]) -> Judge:
-        programs = (*foreign, *self._request.programs)
+        # Each distinct one once: which of two equal answers counts makes no difference here.
+        programs = tuple({id(p): p for p in (*foreign, *self._request.programs)}.values())
 
         def judge(arch: str, nr: int, args: Sequence[int]) -> Action:
             token = ARCHES[arch].audit_arch
@@ -365,9 +370,12 @@ def _reap(tid: int) -> None:
 def _foreign_filters(tid: int) -> tuple[Program, ...] | None:
     # Of a stopped thread; None where we may not read them.
     found: list[Program] = []
+    known: dict[bytes, Program] = {}
     try:
         while (raw := ptrace.ptrace_seccomp_get_filter(tid, len(found))) is not None:
-            found.append(Program.from_bytes(raw, sys.byteorder))
+            if raw not in known:
+                known[raw] = Program.from_bytes(raw, sys.byteorder)
+            found.append(known[raw])
     except AutoprofileError:
         return None
     return tuple(found)

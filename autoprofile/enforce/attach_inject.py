@@ -15,8 +15,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 
 from autoprofile import kernel
-from autoprofile.enforce.attach_target import AttachError
-from autoprofile.enforce.attach_threads import SEIZE_OPTIONS, ChangedError, Frozen
+from autoprofile.enforce.attach_target import AttachError, ChangedError
+from autoprofile.enforce.attach_threads import SEIZE_OPTIONS, Frozen
 from autoprofile.errors import LaunchError
 from autoprofile.kernel import KernelError, ptrace
 from autoprofile.trace.inject import LAYOUTS, RED_ZONE, Injection, InjectionDied

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from autoprofile import kernel
 from autoprofile.errors import AutoprofileError, MachineError, UsageError
+from autoprofile.trace.targets import threads_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
 __all__ = [
     "AttachError",
+    "ChangedError",
     "Status",
     "image_arch",
     "permission_error",
@@ -44,6 +45,10 @@ _IMAGES: Final = {(2, 62): "x86_64", (1, 62): "x32", (1, 3): "i386"}
 
 class AttachError(AutoprofileError):
     """Report that a process was not attached to; it is as it was unless the message says otherwise."""
+
+
+class ChangedError(AttachError):
+    """Report that the process changed under our hands (an exec, threads that come and go): try again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,19 +128,14 @@ def image_arch(pid: int) -> str:
     Raises:
         MachineError: it is none that can be attached to on this machine.
         AttachError: its file cannot be read.
+        ChangedError: it has none at the moment.
     """
     if os.uname().machine != "x86_64":
         raise MachineError(
             f"attaching to running processes is built and tested for x86_64, this is {os.uname().machine}",
             hint="start the program under its filter: autoprofile enforce PROFILE -- COMMAND",
         )
-    try:
-        with open(f"/proc/{pid}/exe", "rb") as file:  # noqa: PTH123
-            head = file.read(20)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM):
-            raise permission_error(pid) from error
-        raise AttachError(f"process {pid} has ended, or runs no program file: {error.strerror}") from error
+    head = _head_of_image(pid)
     arch = _IMAGES.get((head[4], int.from_bytes(head[18:20], "little"))) if len(head) == 20 else None
     if head[:4] != b"\x7fELF" or arch in (None, "x32"):
         raise MachineError(
@@ -144,6 +144,18 @@ def image_arch(pid: int) -> str:
         )
     assert arch is not None
     return arch
+
+
+def _head_of_image(pid: int) -> bytes:
+    # Of any thread: a first thread that has ended before the others has none any more.
+    for tid in (pid, *threads_of(pid)):
+        try:
+            with open(f"/proc/{pid}/task/{tid}/exe", "rb") as file:  # noqa: PTH123
+                return file.read(20)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EPERM):
+                raise permission_error(pid) from error
+    raise ChangedError(f"process {pid} has ended, or is executing another program")
 
 
 def refuse_arch(pid: int, arch: str, arches: Collection[str] | None) -> None:
@@ -272,13 +284,8 @@ def _counted(filters: int | None) -> str:
 
 def _living_threads(pid: int) -> list[int]:
     # A process whose first thread has ended shows as a zombie and may live on in the others.
-    found = []
-    with suppress(OSError):
-        for name in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
-            status = status_of(int(name))
-            if status is not None and not status.has_ended:
-                found.append(status.tid)
-    return found
+    found = (status_of(tid) for tid in threads_of(pid))
+    return [status.tid for status in found if status is not None and not status.has_ended]
 
 
 def _yama_scope() -> int:

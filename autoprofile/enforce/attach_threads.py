@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from autoprofile.abi.syscalls import syscall_name
 from autoprofile.enforce.attach_target import (
     AttachError,
+    ChangedError,
     permission_error,
     status_of,
     stopped_error,
@@ -30,7 +31,7 @@ from autoprofile.trace.targets import threads_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["SEIZE_OPTIONS", "ChangedError", "Frozen", "StoppedThreads"]
+__all__ = ["SEIZE_OPTIONS", "Frozen", "StoppedThreads"]
 
 #: How threads are seized: a killed tool leaves them running.
 SEIZE_OPTIONS: Final = ptrace.TraceOption.TRACESYSGOOD | ptrace.TraceOption.TRACEEXEC
@@ -42,9 +43,8 @@ _VIEWS: Final = {
     68: ("i386", "=17i", 6, 11, (0, 1, 2, 3, 4, 5), 12, 15),
 }
 
-
-class ChangedError(AttachError):
-    """Report that the process changed under our hands (an exec, threads that come and go): try again."""
+_LONG_PAUSE_S: Final = 0.01
+_REFUSALS: Final = 5  # by which time it is no coincidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,9 @@ class StoppedThreads:
                 self._seize(tid)
             self._wait()
         if not self._stopped:
-            raise AttachError(f"process {self._pid} has ended")
+            if self.has_ended():
+                raise AttachError(f"process {self._pid} has ended")
+            raise ChangedError(f"process {self._pid} is executing another program")
         if self._group_stopped:
             raise stopped_error(self._pid)
         try:
@@ -177,30 +179,42 @@ class StoppedThreads:
         return bool(poller.poll(0))
 
     def _seize(self, tid: int) -> None:
+        if not self._may_seize(tid):
+            self._skipped.add(tid)
+            return
+        self.seized.add(tid)
+        if self.has_ended():
+            # Whatever we have seized, it may be of another process with the same number.
+            raise AttachError(f"process {self._pid} has ended")
+        if tid not in threads_of(self._pid):
+            raise ChangedError(f"thread {tid} of process {self._pid} ended meanwhile")
         try:
-            # While another thread executes a program this waits for it; and that for us to reap the threads
-            # it has killed: see `attach`.
-            ptrace.ptrace_seize(tid, SEIZE_OPTIONS)
-            self.seized.add(tid)
-            if self.has_ended():
-                # Whatever we have seized, it may be of another process with the same number.
-                raise AttachError(f"process {self._pid} has ended")
-            if tid not in threads_of(self._pid):
-                raise ChangedError(f"thread {tid} of process {self._pid} ended meanwhile")
             ptrace.ptrace_interrupt(tid)
         except KernelError as error:
-            if error.errno == errno.ESRCH:
-                self._skipped.add(tid)
-                return
-            if error.errno != errno.EPERM:
+            if error.errno != errno.ESRCH:
                 raise
-            status = status_of(tid)
-            if status is None or status.has_ended or status.is_worker:
-                self._skipped.add(tid)
-            elif status.tracer:
-                raise traced_error(status) from error
+            self._skipped.add(tid)
+
+    def _may_seize(self, tid: int) -> bool:
+        for attempt in range(_REFUSALS):
+            try:
+                # While another thread executes a program this waits for it; and that for us to reap the
+                # threads it has killed: see `attach`.
+                ptrace.ptrace_seize(tid, SEIZE_OPTIONS)
+            except KernelError as error:
+                if error.errno == errno.ESRCH:
+                    return False
+                if error.errno != errno.EPERM:
+                    raise
+                status = status_of(tid)
+                if status is None or status.has_ended or status.is_worker:
+                    return False
+                if status.tracer and attempt == _REFUSALS - 1:
+                    raise traced_error(status) from error
+                time.sleep(0.002)  # a thread that is about to end is refused too
             else:
-                raise permission_error(self._pid) from error
+                return True
+        raise permission_error(self._pid)
 
     def _wait(self) -> None:
         pending = self.seized - self._stopped - self._skipped
@@ -214,8 +228,17 @@ class StoppedThreads:
                 raise AttachError("interrupted; nothing was changed")
             if time.monotonic() > self._deadline:
                 raise self._late(min(pending))
-            pause_s = 0.00005 if len(pending) < before else min(pause_s * 2, 0.01)
+            if pause_s == _LONG_PAUSE_S:
+                self._expect_traced(pending)
+            pause_s = 0.00005 if len(pending) < before else min(pause_s * 2, _LONG_PAUSE_S)
             time.sleep(pause_s)
+
+    def _expect_traced(self, pending: set[int]) -> None:
+        # A thread that executes a program takes the id of the first one, which we may have seized in vain.
+        for tid in pending:
+            status = status_of(tid)
+            if status is None or status.tracer != os.getpid():
+                raise ChangedError(f"process {self._pid} executed another program meanwhile")
 
     def _has_settled(self, tid: int) -> bool:
         # Whether a thread has stopped as we asked it to, or gone.
