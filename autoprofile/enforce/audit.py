@@ -1,7 +1,9 @@
 """The durable writer of audit logs: one append per record, losses counted, never in the way of enforcement.
 
-Each record is one write(2) to a file opened O_APPEND, so it survives ``kill -9`` of this process whole, and
-several runs may share a log. Power loss: the file is synced at the end, or after each record if asked. A full
+Each record is one write(2) to a file opened O_APPEND, within one page of it, so it survives ``kill -9`` of
+this process whole, and several runs may share a log. A log that was moved away (by our own rotation, another
+run's, or logrotate) is opened anew. Power loss: the file is synced at the end, or after each record if asked.
+A full
 disk or a broken pipe costs records, never a denial: they are counted, reported once, and written down as soon
 as writing works again.
 """
@@ -17,15 +19,26 @@ import time
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from autoprofile.auditlog import AUDIT_SCHEMA_VERSION, AuditRecord
+from autoprofile.enforce.rotate import rotate
 from autoprofile.errors import AutoprofileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["AuditWriter", "Sync", "utc_text"]
+    from autoprofile.enforce.caller import ProgramParts
+
+__all__ = ["MIN_SIZE", "AuditWriter", "Sync", "utc_text"]
 
 #: When data is forced to the disk: at the end of the run, after every record, or when the kernel likes.
 Sync = Literal["end", "record", "never"]
+
+#: The smallest size at which a log may be rotated, in bytes.
+MIN_SIZE = 64 * 1024
+
+# The kernel looks for a fatal signal between the pages of a write (generic_perform_write() in mm/filemap.c),
+# so a line within one page is written whole or not at all.
+_PAGE = 4096
+_BINARIES_PER_LINE = 24  # of a program record, so that it stays within a page
 
 _REASONS = {
     errno.ENOSPC: "disk_full",
@@ -55,6 +68,9 @@ class AuditWriter:
         profile: the profile file it runs under.
         mode: "enforce" or "complain".
         sync: when to force data to the disk.
+        max_size: bytes at which the log is moved to ``A.jsonl.1`` (and that one to ``A.jsonl.2`` …) and begun
+            anew; None for no end.
+        keep: how many such files are kept; what is in the one that falls off is counted as lost.
         on_trouble: called once, with one sentence, when records start to get lost.
 
     Raises:
@@ -70,16 +86,20 @@ class AuditWriter:
         profile: str | None = None,
         mode: Literal["enforce", "complain"] = "enforce",
         sync: Sync = "end",
+        max_size: int | None = None,
+        keep: int = 5,
         on_trouble: Callable[[str], None] | None = None,
     ) -> None:
         self.path = os.fspath(path)
         self.session = os.urandom(8).hex()
         self.lost = 0
         self._sync = sync
+        self._max_size = max_size
+        self._keep = keep
         self._on_trouble = on_trouble
         self._unreported: dict[str, int] = {}
         self._is_torn = False
-        self._has_told = False
+        self._told: set[str] = set()
         self._fd = _open(self.path)
         if _holds_something_else(self._fd):
             os.close(self._fd)
@@ -92,7 +112,15 @@ class AuditWriter:
         if _ends_torn(self._fd):
             self._is_torn = True
             self._unreported["broken_line"] = 1
-        self._start: dict[str, Any] | None = {"argv": list(argv), "profile": profile, "mode": mode}
+        self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
+        self._has_begun = False
+        self._start: dict[str, Any] = {
+            "argv": list(argv),
+            "profile": profile,
+            "mode": mode,
+            "kernel": os.uname().release,
+            "pid": 0,
+        }
 
     def __enter__(self) -> Self:
         return self
@@ -108,9 +136,25 @@ class AuditWriter:
         Args:
             pid: the first process of the run, 0 when not known.
         """
-        if self._start is not None:
-            start, self._start = self._start, None
-            self._append({**self._head("start"), **start, "pid": pid})
+        if not self._has_begun:
+            self._has_begun = True
+            self._start = {**self._head("start"), **self._start, "pid": pid}
+            self._append(self._start)
+
+    def program(self, parts: ProgramParts) -> None:
+        """Write what a program whose calls are recorded is made of."""
+        self.begin()
+        items = sorted(parts.binaries.items())
+        for at in range(0, max(1, len(items)), _BINARIES_PER_LINE):
+            self._append(
+                {
+                    **self._head("program"),
+                    "program": parts.program.path,
+                    "build_id": parts.program.build_id,
+                    "libc": parts.libc,
+                    "binaries": dict(items[at : at + _BINARIES_PER_LINE]),
+                }
+            )
 
     def call(self, record: AuditRecord) -> None:
         """Write a distinct call at first sight."""
@@ -150,6 +194,8 @@ class AuditWriter:
     def _append(self, entry: Mapping[str, Any]) -> None:
         if self._fd < 0:
             return
+        if self._is_file:
+            self._follow_the_name(entry)
         # The torn line of an earlier failure is ended first, and owned up to in the very next line.
         owed = sorted(self._unreported, key=lambda reason: (reason != "broken_line", reason))
         lines = [
@@ -159,6 +205,8 @@ class AuditWriter:
         lines.append(_line(entry))
         if self._is_torn:
             lines[0] = b"\n" + lines[0]
+        elif self._is_file:
+            lines[0] = self._padding(sum(map(len, lines))) + lines[0]
         data = b"".join(lines)
         try:
             written = os.write(self._fd, data)
@@ -180,18 +228,70 @@ class AuditWriter:
             if end <= written:
                 del self._unreported[reason]
         if written:
-            self._is_torn = not data[:written].endswith(b"\n")
+            self._is_torn = bool(data[:written].rpartition(b"\n")[2].strip())
         self._fail("broken_line" if self._is_torn else "disk_full", os.strerror(errno.ENOSPC))
+
+    def _follow_the_name(self, entry: Mapping[str, Any]) -> None:
+        # Cheap enough for each record: distinct calls are rare. What was owed to the old file goes to the
+        # new.
+        status = os.fstat(self._fd)
+        if (
+            self._max_size is not None
+            and status.st_size + _PAGE // 2 >= self._max_size
+            and self._is_at_name(status)
+        ):
+            try:
+                gone = rotate(self.path, self._keep, status.st_ino)
+            except OSError as error:
+                self._tell(
+                    "rotate", f"cannot rotate the audit log {self.path}: {error.strerror}; it goes on growing"
+                )
+                self._max_size = None
+                return
+            if gone:
+                self.lose("rotated_out", gone)
+        elif self._is_at_name(status):
+            return
+        try:
+            fd = _open(self.path)
+        except AutoprofileError as error:
+            self._tell(
+                "move", f"the audit log {self.path} was moved away and cannot be begun anew ({error.what})"
+            )
+            return
+        os.close(self._fd)
+        self._fd = fd
+        self._is_torn = False
+        self._unreported.pop("broken_line", None)  # the reader sees the torn end of the old file itself
+        if entry is not self._start:
+            self._append(self._start)
+
+    def _is_at_name(self, status: os.stat_result) -> bool:
+        try:
+            now = os.stat(self.path)  # noqa: PTH116
+        except OSError:
+            return False
+        return (now.st_dev, now.st_ino) == (status.st_dev, status.st_ino)
+
+    def _padding(self, length: int) -> bytes:
+        # Blanks before a JSON object are part of its line, and alone at the end of a file they are no torn
+        # line.
+        room = _PAGE - os.fstat(self._fd).st_size % _PAGE
+        return b" " * room if room < length <= _PAGE else b""
 
     def _fail(self, reason: str, cause: str) -> None:
         self.lose(reason)
-        if self._has_told or self._on_trouble is None:
-            return
-        self._has_told = True
-        self._on_trouble(
+        self._tell(
+            "write",
             f"cannot write the audit log {self.path}: {cause}; "
-            "calls are still answered as before, and the records that are lost are counted"
+            "calls are still answered as before, and the records that are lost are counted",
         )
+
+    def _tell(self, what: str, message: str) -> None:
+        # Once for each kind of trouble: a full disk meets every record.
+        if what not in self._told and self._on_trouble is not None:
+            self._told.add(what)
+            self._on_trouble(message)
 
 
 def _open(path: str) -> int:
@@ -218,14 +318,15 @@ def _open(path: str) -> int:
 
 def _holds_something_else(fd: int) -> bool:
     # Every record begins with a brace; a log torn at its very start, with nothing or part of one.
-    return _byte_at(fd, 0) not in (b"{", b"\n", b"")
+    return _bytes_at(fd, 0, 1) not in (b"{", b"\n", b"")
 
 
 def _ends_torn(fd: int) -> bool:
-    return _byte_at(fd, os.fstat(fd).st_size - 1) not in (b"\n", b"")
+    tail = _bytes_at(fd, max(0, os.fstat(fd).st_size - _PAGE), _PAGE)
+    return bool(tail.rpartition(b"\n")[2].strip())
 
 
-def _byte_at(fd: int, offset: int) -> bytes:
+def _bytes_at(fd: int, offset: int, length: int) -> bytes:
     # Empty where there is none, or where a file may be appended to but not read: then it cannot be seen.
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
@@ -235,6 +336,6 @@ def _byte_at(fd: int, offset: int) -> bytes:
     except OSError:
         return b""
     try:
-        return os.pread(reader, 1, offset)
+        return os.pread(reader, length, offset)
     finally:
         os.close(reader)

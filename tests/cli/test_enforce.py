@@ -54,7 +54,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--on-violation", "notify"], 0, "AF_INET Operation not permitted\n"),
         (["--on-violation", "log"], 0, "AF_INET opened\n"),
         (["--complain"], 0, "AF_INET opened\n"),
-        (["--on-violation", "kill", "--audit", "a.jsonl"], 137, ""),
+        (["--on-violation", "kill", "--audit", "a.jsonl"], 159, ""),
         (["--on-violation", "log", "--audit", "a.jsonl"], 0, "AF_INET opened\n"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

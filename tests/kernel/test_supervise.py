@@ -161,9 +161,9 @@ def test_answers_follow_the_decision(tracee, log, capfd):
 
 
 def test_kill_ends_the_process_before_the_call(tracee, log, capfd):
-    """A kill decision ends the process by SIGKILL (status 137) and the record is in the log."""
+    """A kill decision ends the process as the kernel would, by SIGSYS (159), and the record is in the log."""
     supervisor = NotifySupervisor(lambda arch, nr, args: Action.KILL_PROCESS, audit=AuditWriter(log))
-    assert run([tracee("refused"), 1, 1, 1], supervisor) == 128 + signal.SIGKILL
+    assert run([tracee("refused"), 1, 1, 1], supervisor) == 128 + signal.SIGSYS
     assert capfd.readouterr().out == ""
     (record,) = read_audit(log)
     assert (record.event, record.action, record.count) == ("kill", "kill", 1)

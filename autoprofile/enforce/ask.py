@@ -1,0 +1,250 @@
+"""Ask the person at the terminal about a call: once, always, or deny.
+
+A `CallEvent` in, a `Verdict` out, through /dev/tty. The target may use the same terminal and is not trusted:
+
+* the question is put by a helper process in a process group of its own that takes the terminal's foreground
+  while it waits, so that the target cannot read the answer away (the kernel stops it if it tries, and it is
+  continued afterwards);
+* to let a call pass a fresh code has to be typed, which the target cannot know: input that it pushed into the
+  terminal beforehand or meanwhile (TIOCSTI) never permits anything;
+* whatever it chose itself (names, paths) is shown with control characters escaped.
+
+Anything but a clear answer refuses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import select
+import signal
+import termios
+from typing import TYPE_CHECKING, Final
+
+from autoprofile.enforce.judge import Verdict
+from autoprofile.errors import AutoprofileError, UsageError
+from autoprofile.profile.action import Action
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from autoprofile.enforce.judge import CallEvent
+
+__all__ = ["TerminalJudge"]
+
+_TTY: Final = "/dev/tty"
+_LINE_LIMIT: Final = 256
+_LOOK_MS: Final = 200  # how often to see whether the caller still waits for the answer
+_ONCE, _ALWAYS, _DENY, _NO_ANSWER = b"o", b"a", b"d", b"-"
+
+
+class TerminalJudge:
+    """Ask at the terminal.
+
+    An answer "always" or "deny" holds for the rest of the run and for every call of the same program with the
+    same arguments as shown, wherever in its code; "once" for this call alone.
+
+    Args:
+        is_ours: tells whether a process group belongs to the supervised program or to this job, so that the
+            terminal may be taken from it; another job's terminal is left alone, and the call is refused.
+
+    Raises:
+        UsageError: there is no terminal.
+    """
+
+    by = "user"
+
+    def __init__(self, is_ours: Callable[[int], bool] | None = None) -> None:
+        try:
+            fd = os.open(_TTY, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError as error:
+            raise UsageError(
+                f"--ask needs a terminal, and there is none ({error.strerror})",
+                hint="run it from a terminal, or decide with --hook FILE.py:function",
+            ) from error
+        os.close(fd)
+        self._is_ours = is_ours or _descends_from_us
+        self._answers: dict[tuple[object, ...], Verdict] = {}
+
+    def judge(self, event: CallEvent, waits: Callable[[], bool]) -> Verdict | None:
+        """Ask about one call, or give the answer that holds for it; withdraw the question if the caller ends.
+
+        Raises:
+            AutoprofileError: the question cannot be put.
+        """
+        key = (
+            event.program,
+            event.build_id,
+            event.arch,
+            event.nr,
+            tuple(sorted(event.decoded.items())) if event.decoded else event.args,
+        )
+        known = self._answers.get(key)
+        if known is not None:
+            return known
+        answer = self._ask(_question(event), secrets.token_hex(2), waits)
+        if answer == _ONCE:
+            return Verdict(Action.ALLOW, remember=False)
+        if answer == _NO_ANSWER:
+            return None
+        verdict = Verdict(Action.ALLOW if answer == _ALWAYS else Action.errno("EPERM"))
+        self._answers[key] = verdict
+        return verdict
+
+    def _ask(self, question: str, code: str, waits: Callable[[], bool]) -> bytes:
+        try:
+            tty = os.open(_TTY, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError as error:
+            raise AutoprofileError(
+                f"the terminal is gone ({error.strerror}): calls are refused unasked"
+            ) from error
+        try:
+            before = os.tcgetpgrp(tty)
+            if not self._is_ours(before):
+                raise AutoprofileError("the terminal belongs to another job: calls are refused unasked")
+            return _in_foreground(tty, before, question, code, waits)
+        except OSError as error:
+            raise AutoprofileError(
+                f"cannot ask at the terminal ({error.strerror}): calls are refused"
+            ) from error
+        finally:
+            os.close(tty)
+
+
+def _in_foreground(tty: int, before: int, question: str, code: str, waits: Callable[[], bool]) -> bytes:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    attributes = termios.tcgetattr(tty)
+    # A read of the target's while it is in the background stops its whole process group, and this process
+    # may be in it; a change of the foreground from the background would stop us, too.
+    kept = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTIN, signal.SIGTTOU, signal.SIGTSTP})
+    pid = 0
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _helper(tty, question, code, writer)
+        os.close(writer)
+        writer = -1
+        return _answer_from(reader, pid, waits)
+    finally:
+        if writer >= 0:
+            os.close(writer)
+        os.close(reader)  # ends a helper that still asks
+        if pid > 0:
+            os.waitpid(pid, 0)
+        with contextlib.suppress(OSError, termios.error):
+            termios.tcsetattr(tty, termios.TCSADRAIN, attributes)
+        with contextlib.suppress(OSError):
+            os.tcsetpgrp(tty, before)
+        # Whoever was stopped for reading goes on; to the others SIGCONT is nothing. It also takes back a stop
+        # that is pending for this process.
+        with contextlib.suppress(OSError):
+            os.killpg(before, signal.SIGCONT)
+        signal.pthread_sigmask(signal.SIG_SETMASK, kept)
+
+
+def _answer_from(reader: int, pid: int, waits: Callable[[], bool]) -> bytes:
+    poller = select.poll()
+    poller.register(reader, select.POLLIN)
+    while not poller.poll(_LOOK_MS):
+        if not waits():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            return _NO_ANSWER
+    # Nothing to read: Ctrl-C or a hang-up has ended the helper.
+    return os.read(reader, 1) or _NO_ANSWER
+
+
+def _helper(tty: int, question: str, code: str, writer: int) -> None:
+    # The child of the fork: never returns, and calls little but the kernel.
+    try:
+        for signum in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, signal.SIG_DFL)
+        os.setpgid(0, 0)
+        os.tcsetpgrp(tty, os.getpid())
+        _make_sane(tty)
+        os.write(writer, _dialogue(tty, question, code, writer))
+    finally:
+        os._exit(0)
+
+
+def _make_sane(tty: int) -> None:
+    # The target may have the terminal in raw mode. Flushing drops what was typed or pushed before.
+    sane = termios.tcgetattr(tty)
+    sane[0] |= termios.ICRNL
+    sane[1] |= termios.OPOST | termios.ONLCR
+    sane[3] |= termios.ICANON | termios.ECHO | termios.ISIG
+    termios.tcsetattr(tty, termios.TCSAFLUSH, sane)
+
+
+def _dialogue(tty: int, question: str, code: str, writer: int) -> bytes:
+    prompt = f"  Enter or d = deny; o {code} = allow once; a {code} = allow always > "
+    _write(tty, f"\n{question}\n{prompt}")
+    for _ in range(3):
+        line = _read_line(tty, writer)
+        if line is None:
+            return _NO_ANSWER
+        words = line.split()
+        if not words or words == ["d"] or words == ["deny"]:
+            return _DENY
+        if len(words) == 2 and words[0] in ("o", "once", "a", "always") and words[1] == code:
+            return _ONCE if words[0][0] == "o" else _ALWAYS
+        _write(tty, f"  not understood; type the code {code} too to allow it\n{prompt}")
+    return _NO_ANSWER
+
+
+def _read_line(tty: int, writer: int) -> str | None:
+    # A line of the terminal's own line discipline; None at the end of the input (Ctrl-D) or a hang-up, and
+    # when nobody waits for the answer any more.
+    poller = select.poll()
+    poller.register(tty, select.POLLIN)
+    poller.register(writer, 0)
+    if any(fd == writer for fd, _ in poller.poll()):
+        return None
+    data = os.read(tty, _LINE_LIMIT)
+    return data.decode("ascii", "replace") if data else None
+
+
+def _write(tty: int, text: str) -> None:
+    data = text.encode("ascii", "backslashreplace")
+    while data:
+        data = data[os.write(tty, data) :]
+
+
+def _question(event: CallEvent) -> str:
+    name = event.syscall or f"syscall {event.nr}"
+    arguments = ", ".join(f"{key}={value}" for key, value in event.decoded.items())
+    if not event.decoded:
+        arguments = ", ".join(f"{value:#x}" for value in event.args)
+    arch = "" if event.arch == "x86_64" else f" [{event.arch}]"
+    lines = [f"autoprofile: {_shown(event.program)} (process {event.pid}, {_shown(event.comm)}) wants"]
+    lines.append(f"  {name}({_shown(arguments)}){arch}")
+    if event.location:
+        symbol = f" ({_shown(event.symbol)})" if event.symbol else ""
+        lines.append(f"  from {_shown(event.location)}{symbol}")
+    if event.severity:
+        lines.append(f"  risk: {event.severity}: {event.risk}")
+    return "\n".join(lines)
+
+
+def _shown(text: str) -> str:
+    # Escape sequences in a program's name must not paint another question over this one.
+    return "".join(c if c.isascii() and c.isprintable() else ascii(c)[1:-1] for c in text)[:300]
+
+
+def _descends_from_us(group: int) -> bool:
+    if group == os.getpgrp():
+        return True
+    pid = group
+    for _ in range(64):
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123
+                parent = int(file.read().rpartition(b")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            return False
+        if parent == os.getpid():
+            return True
+        if parent <= 1:
+            return False
+        pid = parent
+    return False
