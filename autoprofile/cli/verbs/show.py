@@ -11,6 +11,10 @@ from autoprofile.cli.options import ExistingFile, json_option, output_of, verb
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from autoprofile.cli.output import Output
+    from autoprofile.observations import Trace
+    from autoprofile.profile import Profile
+
 __all__ = ["command"]
 
 
@@ -19,13 +23,22 @@ __all__ = ["command"]
 @click.option(
     "--all", "show_all", is_flag=True, help="List every call of a trace, not only the most frequent."
 )
+@click.option(
+    "--unobserved",
+    type=click.Choice(["show", "hide", "only", "list"]),
+    default="show",
+    show_default=True,
+    help="Rules of a profile that are there for another reason than that their calls were seen; list groups "
+    "them by that reason.",
+)
 @json_option
 @click.pass_context
-def command(ctx: click.Context, file: Path, show_all: bool, as_json: bool) -> None:
+def command(ctx: click.Context, file: Path, show_all: bool, unobserved: str, as_json: bool) -> None:
     """Show a profile, a trace or an audit log.
 
     A profile: where it comes from, which calls it allows with which arguments, which of them deserve a second
-    look. A trace: which programs made which calls, how often, first when. An audit log: what was refused.
+    look. A trace: which programs made which calls, how often, first when, and how complete its runs are. An
+    audit log: what was refused.
     """
     from autoprofile.cli.inputs import kind_of, read_audit_log, read_profile, read_trace
     from autoprofile.report import summary
@@ -33,12 +46,10 @@ def command(ctx: click.Context, file: Path, show_all: bool, as_json: bool) -> No
     output = output_of(ctx)
     kind = kind_of(file)
     title = str(file)
+    if unobserved != "show" and kind != "profile":
+        raise click.UsageError("--unobserved is about the rules of a profile", ctx)
     if kind == "trace":
-        trace = read_trace(file)
-        if as_json:
-            output.json("trace", summary.trace_document(trace))
-        else:
-            output.data(summary.trace_text(trace, output.style(), title=title, limit=0 if show_all else 40))
+        _show_trace(output, read_trace(file), as_json, title=title, limit=0 if show_all else 40)
     elif kind == "audit":
         log = read_audit_log(file)
         if as_json:
@@ -46,8 +57,45 @@ def command(ctx: click.Context, file: Path, show_all: bool, as_json: bool) -> No
         else:
             output.data(summary.audit_text(log, output.style(), title=title))
     else:
-        profile = read_profile(file)
+        _show_profile(output, read_profile(file), unobserved, as_json, title=title)
+
+
+def _show_trace(output: Output, trace: Trace, as_json: bool, *, title: str, limit: int) -> None:
+    from autoprofile.learn import infer
+    from autoprofile.report import summary
+    from autoprofile.report.completeness import completeness_text
+
+    estimate = infer(trace).completeness if trace.observations and trace.meta.runs > 1 else None
+    if as_json:
+        known = {} if estimate is None else {"completeness": estimate.to_dict()}
+        output.json("trace", {**summary.trace_document(trace), **known})
+        return
+    output.data(summary.trace_text(trace, output.style(), title=title, limit=limit))
+    if estimate is not None:
+        output.data(completeness_text(estimate, output.style()))
+
+
+def _show_profile(output: Output, profile: Profile, unobserved: str, as_json: bool, *, title: str) -> None:
+    from autoprofile.report import summary
+    from autoprofile.report.unobserved import (
+        observed_only,
+        unobserved_document,
+        unobserved_only,
+        unobserved_text,
+    )
+
+    if unobserved == "list":
         if as_json:
-            output.json("profile", summary.profile_document(profile))
+            output.json("unobserved", {"rules": unobserved_document(profile)})
         else:
-            output.data(summary.profile_text(profile, output.style(), title=title))
+            output.data(unobserved_text(profile, output.style()))
+        return
+    chosen = {"show": lambda p: p, "hide": observed_only, "only": unobserved_only}[unobserved](profile)
+    if as_json:
+        output.json("profile", summary.profile_document(chosen))
+        return
+    output.data(summary.profile_text(chosen, output.style(), title=title))
+    left = len(profile.rules) - len(chosen.rules)
+    if left:
+        which = "that were not observed" if unobserved == "hide" else "that were observed"
+        output.note(f"{left} rules {which} are hidden")

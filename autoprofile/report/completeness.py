@@ -1,0 +1,52 @@
+"""How complete a trace is, in words: what further runs showed, and what each would have met without itself.
+
+In: an estimate of `autoprofile.learn`. Out: text. The numbers are those of the strict level, which allows the
+observed calls and no others.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autoprofile.report.facts import counted, left_out_text
+from autoprofile.report.text import Style, TextPage
+
+if TYPE_CHECKING:
+    from autoprofile.learn import Completeness
+
+__all__ = ["completeness_text", "curve_text"]
+
+_POINTS = 8  # of the discovery curve in text
+
+
+def curve_text(points: tuple[tuple[int, float], ...]) -> str:
+    """Return a discovery curve as ``22 after 1 run, 25.5 after 2, …``: at most eight points, the last among them."""
+    step = max(1, -(-len(points) // _POINTS))
+    few = [p for at, p in enumerate(points) if (len(points) - 1 - at) % step == 0]
+    shown = [f"{calls:g}" if calls == int(calls) else f"{calls:.1f}" for _, calls in few]
+    texts = [f"{calls} after {runs}" for calls, (runs, _) in zip(shown, few, strict=True)]
+    if few:
+        texts[0] = f"{shown[0]} after {counted(few[0][0], 'run')}"
+    return ", ".join(texts)
+
+
+def completeness_text(estimate: Completeness, style: Style) -> str:
+    """Return what the runs say about further ones; empty for a single run."""
+    if estimate.runs < 2 or estimate.unseen is None:
+        return ""
+    page = TextPage(style)
+    page.heading("how complete")
+    left_out = {
+        one.run + 1: tuple(text for text, _ in one.denials) for one in estimate.left_out if one.denials
+    }
+    facts = [
+        ("another run", f"needs something unseen with a chance of {estimate.unseen:.1%}"),
+        ("left out", left_out_text(left_out, estimate.runs)),
+        ("discovery", f"distinct calls: {curve_text(estimate.discovery)}"),
+    ]
+    if estimate.richness is not None:
+        facts.append(("there are", f"at least {estimate.richness:.0f} distinct calls (Chao2)"))
+    if estimate.lost:
+        facts.append(("lost", f"{counted(estimate.lost, 'call')}: the chance is not smaller than that"))
+    page.facts(facts)
+    return page.render()
