@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from autoprofile.errors import AutoprofileError
+from autoprofile.errors import AutoprofileError, MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,10 +62,18 @@ class Chosen:
         """Return the target.
 
         Raises:
+            MachineError: this machine cannot watch what runs already, or this user may not.
             AutoprofileError: there is no such process, cgroup, container or unit.
         """
         from autoprofile.trace import targets
+        from autoprofile.trace.ebpf.probes import lacks
 
+        # First: without rights containers are not even found.
+        if (why := lacks()) is not None:
+            hints = [hint for hint in why[1].split("; ") if not hint.startswith("--backend")]
+            raise MachineError(
+                why[0], hint="; ".join([*hints, f"no other backend has --{self.kind}: they start a command"])
+            )
         if self.kind == "pid":
             return targets.pid_target(int(self.value))
         if self.kind == "cgroup":
@@ -162,9 +170,13 @@ class Refusals:
 
     Args:
         profile: what should be enforced.
+
+    Attributes:
+        calls: the number of calls seen, the refused ones included.
     """
 
     profile: Profile
+    calls: int = 0
     _known: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
 
     def update(self, watch: Watch, counts: list[Count]) -> list[dict[str, Any]]:
@@ -174,6 +186,7 @@ class Refusals:
         from autoprofile.trace.ebpf.counts import kept_args, returned
 
         new: list[dict[str, Any]] = []
+        self.calls = 0
         totals: dict[tuple[Any, ...], int] = {}
         for count in counts:
             args = kept_args(count.arch, count.nr, count.args)
@@ -183,7 +196,9 @@ class Refusals:
                 decision.action.kind == "log" and decision.rule is not None
             )
             # The end of a call that began before the watch failed, as a refused one does: the profile tells.
-            refused = count.refused + (0 if is_allowed else count.doubtful)
+            doubtful = 0 if is_allowed else count.doubtful
+            refused = count.refused + doubtful
+            self.calls += count.count + doubtful
             for kind, number in (("refused", refused), ("unlisted", count.count - count.refused)):
                 if number == 0 or (kind == "unlisted" and is_allowed):
                     continue

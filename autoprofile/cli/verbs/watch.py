@@ -37,9 +37,9 @@ def command(
 ) -> int:
     """Report live what a running workload is refused; exit with 3 on drift.
 
-    The kernel counts the calls that a seccomp filter answered with an errno, arguments included, and the
-    calls that went through although the profile does not allow them. Needs root and eBPF, but no
-    supervisor, and does not touch the workload. Ends with it, after --timeout, or with Ctrl-C.
+    The kernel counts the calls that a seccomp filter refused with an errno, a trap or a kill, arguments
+    included, and the calls that went through although the profile does not allow them. Needs root and eBPF,
+    but no supervisor, and does not touch the workload. Ends with it, after --timeout, or with Ctrl-C.
 
     \b
       autoprofile watch web.yaml --pid 4711
@@ -71,7 +71,7 @@ def command(
     refused, unlisted = refusals.total("refused"), refusals.total("unlisted")
     if as_json:
         content = {
-            "calls": trace.events,
+            "calls": refusals.calls,
             "lost": trace.ledger.to_dict(),
             "records": refusals.records(),
             "refused": refused,
@@ -81,7 +81,7 @@ def command(
     for reason, number in sorted(trace.ledger.entries.items()):
         output.warn(f"{number} lost ({reason})")
     output.note(
-        f"{target.name}: {counted(trace.events, 'call')} seen, {refused} refused,"
+        f"{target.name}: {counted(refusals.calls, 'call')} seen, {refused} refused,"
         f" {unlisted} not in the profile"
     )
     return exits.FINDINGS if refused or unlisted else exits.DONE
