@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["completeness_text", "curve_text"]
 
 _POINTS = 8  # of the discovery curve in text
+_CALLS = 5  # of one run, as profiles keep them (learn/infer.py)
 
 
 def curve_text(points: tuple[tuple[int, float], ...]) -> str:
-    """Return a discovery curve as ``22 after 1 run, 25.5 after 2, …``: at most eight points, the last among them."""
+    """Return a discovery curve as ``22 after 1 run, 25.5 after 2``: at most eight points, the last included."""
     step = max(1, -(-len(points) // _POINTS))
     few = [p for at, p in enumerate(points) if (len(points) - 1 - at) % step == 0]
     shown = [f"{calls:g}" if calls == int(calls) else f"{calls:.1f}" for _, calls in few]
@@ -30,6 +31,10 @@ def curve_text(points: tuple[tuple[int, float], ...]) -> str:
     return ", ".join(texts)
 
 
+def _few(calls: list[str]) -> list[str]:
+    return calls if len(calls) <= _CALLS else [*calls[:_CALLS], f"and {len(calls) - _CALLS} more"]
+
+
 def completeness_text(estimate: Completeness, style: Style) -> str:
     """Return what the runs say about further ones; empty for a single run."""
     if estimate.runs < 2 or estimate.unseen is None:
@@ -37,7 +42,7 @@ def completeness_text(estimate: Completeness, style: Style) -> str:
     page = TextPage(style)
     page.heading("how complete")
     left_out = {
-        one.run + 1: tuple(text for text, _ in one.denials) for one in estimate.left_out if one.denials
+        one.run + 1: _few([text for text, _ in one.denials]) for one in estimate.left_out if one.denials
     }
     facts = [
         ("another run", f"needs something unseen with a chance of {estimate.unseen:.1%}"),

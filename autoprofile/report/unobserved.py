@@ -48,18 +48,23 @@ def unobserved_document(profile: Profile) -> list[dict[str, str]]:
     ]
 
 
+def _call(name: str, arguments: list[str]) -> str:
+    if len(arguments) > 1:
+        return f"{name} ({len(arguments)} rules)"
+    return name if arguments == ["any"] else f"{name}({arguments[0]})"
+
+
 def unobserved_text(profile: Profile, style: Style) -> str:
     """Return these rules grouped by their reason, the largest group first."""
     page = TextPage(style)
     rows = rule_rows(unobserved_only(profile), longest_set=12)
     page.heading(f"not observed: {counted(len(rows), 'rule')} of {len(profile.rules)}")
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups: dict[tuple[str, str], dict[str, list[str]]] = {}
     for row in rows:
-        name = row.syscall if row.arguments == "any" else f"{row.syscall}({row.arguments})"
-        name = f"{name} [{row.arch}]" if row.arch else name
-        groups.setdefault((row.reason or BY_HAND, row.action), []).append(name)
-    for (reason, action), names in sorted(groups.items(), key=lambda group: (-len(group[1]), group[0])):
+        name = f"{row.syscall} [{row.arch}]" if row.arch else row.syscall
+        groups.setdefault((row.reason or BY_HAND, row.action), {}).setdefault(name, []).append(row.arguments)
+    for (reason, action), calls in sorted(groups.items(), key=lambda group: (-len(group[1]), group[0])):
         page.line()
         page.line(reason if action == "allow" else f"{reason} ({action})", "bold", indent=2)
-        page.table([(", ".join(dict.fromkeys(names)),)], indent=4)
+        page.table([(", ".join(_call(name, arguments) for name, arguments in calls.items()),)], indent=4)
     return page.render()
