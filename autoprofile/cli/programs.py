@@ -19,8 +19,18 @@ if TYPE_CHECKING:
 
     from autoprofile.cli.output import Output
     from autoprofile.filter import Program
+    from autoprofile.profile import Action, Profile
 
-__all__ = ["FORMS", "as_option", "form_for", "json_of", "read_program", "write_programs"]
+__all__ = [
+    "FORMS",
+    "answer_to_newer",
+    "as_option",
+    "beyond_option",
+    "form_for",
+    "json_of",
+    "read_program",
+    "write_programs",
+]
 
 FORMS = ("asm", "raw", "c")
 _STDIO = Path("-")
@@ -43,6 +53,22 @@ as_option = click.option(
     help="Readable, the bytes the kernel takes (struct sock_filter[]), or a C array. Unless given, the name"
     " of -o decides (.bpf .bin .raw; .c .h; .asm .s .txt), else asm.",
 )
+
+beyond_option = click.option(
+    "--beyond",
+    type=click.Choice(["ENOSYS", "default"]),
+    default="ENOSYS",
+    show_default=True,
+    help="What numbers newer than the profile get where its default refuses: ENOSYS, as from the kernel it"
+    " was learned on, so that libc falls back; or that default.",
+)
+
+
+def answer_to_newer(profile: Profile, choice: str) -> Action | None:
+    """Return what ``--beyond`` means for a profile; None is its default."""
+    from autoprofile.filter.newer import answer_beyond
+
+    return answer_beyond(profile) if choice == "ENOSYS" else None
 
 
 def form_for(asked: str | None, target: Path | None) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from autoprofile.cli.options import ExistingFile, force_option, json_option, output_of, profile_argument, verb
-from autoprofile.cli.programs import as_option
+from autoprofile.cli.programs import answer_to_newer, as_option, beyond_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,13 +19,32 @@ __all__ = ["command"]
 @profile_argument
 @click.option("-o", "--output", "target", type=ExistingFile(), help="Write here instead of to stdout.")
 @as_option
+@click.option(
+    "--kernel",
+    type=click.Choice(["newer", "older"]),
+    default="newer",
+    show_default=True,
+    help="Linux 5.11 and newer answer calls that are always allowed from a bitmap; older ones run the filter"
+    " for all, so for them all calls weigh. It changes the order of tests, not their meaning.",
+)
+@beyond_option
 @force_option
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context, profile: Path, target: Path | None, form: str | None, force: bool, as_json: bool
+    ctx: click.Context,
+    profile: Path,
+    target: Path | None,
+    form: str | None,
+    kernel: str,
+    beyond: str,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Compile a profile into the classic-BPF program that the kernel runs at every call.
+
+    A profile too large for one filter (4096 instructions) is split over several that mean the same together:
+    raw ones go to numbered files (web.1.bpf, web.2.bpf), to be installed in that order.
 
     \b
       autoprofile compile web.yaml
@@ -33,13 +52,19 @@ def command(
     """  # noqa: D301 - \b is click's own mark
     from autoprofile.cli.inputs import read_profile
     from autoprofile.cli.programs import form_for, json_of, write_programs
-    from autoprofile.filter import compile_profile
+    from autoprofile.filter import compile_stack
 
     output = output_of(ctx)
     form = form_for(form, target)
-    program = compile_profile(read_profile(profile))
-    output.detail(f"{len(program)} instructions of 4096")
+    given = read_profile(profile)
+    programs = compile_stack(given, beyond=answer_to_newer(given, beyond), bitmap=kernel == "newer")
+    output.detail(" and ".join(f"{len(program)} instructions of 4096" for program in programs))
+    if len(programs) > 1:
+        output.note(
+            f"too large for one filter: {len(programs)} are to be stacked, in the order of their numbers"
+        )
     if as_json:
-        output.json("filter", json_of(program))
+        # The last filter has the default; `filters` are all, in the order of installation.
+        output.json("filter", {**json_of(programs[-1]), "filters": [json_of(p) for p in programs]})
         return
-    write_programs([program], form, target, output=output, force=force, ctx=ctx)
+    write_programs(programs, form, target, output=output, force=force, ctx=ctx)

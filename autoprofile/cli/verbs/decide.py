@@ -8,6 +8,7 @@ import click
 
 from autoprofile.cli import exit as exits
 from autoprofile.cli.options import json_option, output_of, profile_argument, verb
+from autoprofile.cli.programs import answer_to_newer, beyond_option
 from autoprofile.errors import AutoprofileError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ __all__ = ["command"]
 @click.argument("syscall", metavar="SYSCALL")
 @click.argument("args", nargs=-1, metavar="[ARG]...")
 @click.option("--arch", help="The arch of the call; the profile's first unless given.")
+@beyond_option
 @click.option("--exit-code", is_flag=True, help="Exit with 3 unless the call is allowed.")
 @json_option
 @click.pass_context
@@ -31,6 +33,7 @@ def command(
     syscall: str,
     args: tuple[str, ...],
     arch: str | None,
+    beyond: str,
     exit_code: bool,
     as_json: bool,
 ) -> int:
@@ -43,33 +46,40 @@ def command(
       autoprofile decide web.yaml openat AT_FDCWD 0 'O_WRONLY|O_CREAT' 0644
     """  # noqa: D301 - \b is click's own mark
     from autoprofile.cli.inputs import read_profile
-    from autoprofile.filter import compile_profile
+    from autoprofile.filter import compile_stack
+    from autoprofile.filter.newer import action_for
+    from autoprofile.filter.simulate import most_severe
+    from autoprofile.profile import Action
 
     output = output_of(ctx)
     allowed = read_profile(profile)
     call = int(syscall, 0) if syscall[:1].isdigit() else syscall
     encoded = allowed.encode_call(call, *args, arch=arch)
-    decision = allowed.decide_call(*encoded)
-    compiled = compile_profile(allowed).simulate(*encoded)
-    if compiled != decision.action:
+    decision, newer = allowed.decide_call(*encoded), answer_to_newer(allowed, beyond)
+    action, why = action_for(allowed, *encoded, newer), decision.why
+    if action != decision.action:
+        why = f"number {encoded[1]} is newer than the profile (with --beyond default: {why})"
+    stack = compile_stack(allowed, beyond=newer)
+    compiled = Action.from_ret(most_severe([program.simulate_ret(*encoded) for program in stack]))
+    if compiled != action:
         raise AutoprofileError(
-            f"the filter answers {compiled}, the profile {decision.action}: this is a defect of autoprofile",
+            f"the filter answers {compiled}, the profile {action}: this is a defect of autoprofile",
             hint="do not use this profile; please report it with the profile attached",
         )
     if as_json:
         output.json(
             "decision",
             {
-                "action": str(decision.action),
+                "action": str(action),
                 "arch": encoded[0],
                 "args": [f"{value:#x}" for value in encoded[2]],
                 "filter": str(compiled),
                 "nr": encoded[1],
                 "syscall": syscall,
-                "why": decision.why,
+                "why": why,
             },
         )
     else:
-        output.data(f"{decision.action}: {decision.why}\n")
+        output.data(f"{action}: {why}\n")
         output.detail("the compiled filter answers the same")
-    return exits.FINDINGS if exit_code and decision.action.kind != "allow" else exits.DONE
+    return exits.FINDINGS if exit_code and action.kind != "allow" else exits.DONE

@@ -8,6 +8,7 @@ import click
 
 from autoprofile.cli import exit as exits
 from autoprofile.cli.options import ExistingFile, json_option, output_of, profile_argument, verb
+from autoprofile.cli.programs import answer_to_newer, beyond_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,11 +19,16 @@ __all__ = ["command"]
 @verb("prove", "Understand", 60)
 @profile_argument
 @click.option(
-    "--filter", "raw", type=ExistingFile(), help="Prove this raw filter instead of the compiled one."
+    "--filter",
+    "raw",
+    type=ExistingFile(),
+    multiple=True,
+    help="Prove this raw filter instead of the compiled one; several are stacked, the first installed first.",
 )
+@beyond_option
 @json_option
 @click.pass_context
-def command(ctx: click.Context, profile: Path, raw: Path | None, as_json: bool) -> int:
+def command(ctx: click.Context, profile: Path, raw: tuple[Path, ...], beyond: str, as_json: bool) -> int:
     """Prove that the filter answers every call as the profile says: every arch, number and argument.
 
     Uses the z3 solver (pip install 'autoprofile[prove]'). Exits with 3 and prints the call when a filter
@@ -33,29 +39,23 @@ def command(ctx: click.Context, profile: Path, raw: Path | None, as_json: bool) 
       autoprofile prove web.yaml --filter web.bpf
     """  # noqa: D301 - \b is click's own mark
     from autoprofile.cli.inputs import read_profile
-    from autoprofile.errors import AutoprofileError
-    from autoprofile.filter import Program, compile_profile
+    from autoprofile.cli.programs import read_program
+    from autoprofile.filter import compile_stack
     from autoprofile.filter.prove import prove
 
     output = output_of(ctx)
     claimed = read_profile(profile)
-    if raw is None:
-        program = compile_profile(claimed)
-    else:
-        try:
-            program = Program.from_bytes(raw.read_bytes())
-        except OSError as error:
-            raise AutoprofileError(f"cannot read: {error.strerror or error}", where=str(raw)) from error
-    proof = prove(claimed, program)
+    newer = answer_to_newer(claimed, beyond)
+    programs = tuple(read_program(path) for path in raw) or compile_stack(claimed, beyond=newer)
+    proof = prove(claimed, programs, beyond=newer)
+    instructions = sum(len(program) for program in programs)
     if as_json:
         found = proof.counterexample
         output.json(
             "proof",
             {
-                "holds": proof.holds,
+                "beyond": str(newer or claimed.default),
                 "calls": proof.calls,
-                "queries": proof.queries,
-                "instructions": len(program),
                 "counterexample": None
                 if found is None
                 else {
@@ -65,12 +65,18 @@ def command(ctx: click.Context, profile: Path, raw: Path | None, as_json: bool) 
                     "profile": str(found.profile),
                     "program": str(found.program),
                 },
+                "filters": len(programs),
+                "holds": proof.holds,
+                "instructions": instructions,
+                "queries": proof.queries,
             },
         )
     elif proof.holds:
+        stack = f" in {len(programs)} filters" if len(programs) > 1 else ""
         output.data(
-            f"proven: {len(program)} instructions answer every call as the profile says "
-            f"({proof.calls} calls one by one, all other numbers and arches together)\n"
+            f"proven: {instructions} instructions{stack} answer every call as the profile says "
+            f"({proof.calls} calls one by one, all other numbers and arches together"
+            + (f"; numbers newer than the profile get {newer})\n" if newer else ")\n")
         )
     else:
         output.data(f"refuted: {proof.counterexample}\n")

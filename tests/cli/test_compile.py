@@ -1,0 +1,127 @@
+"""`autoprofile compile`, `disassemble`, `decide` and `prove` on filters: forms, files, stacks, newer numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from autoprofile import Action, Profile, SeccompRule
+from autoprofile.filter import Program
+from autoprofile.filter.simulate import most_severe
+from autoprofile.profile import Learned
+from tests.cli.tool import autoprofile, hand_written, one_error
+from tests.unit.filter.calls import calls, expected
+from tests.unit.filter.test_stack import large_profile
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "starts"),
+    [
+        ("p.bpf", (), b"\x20\x00\x00\x00\x04"),
+        ("p.bin", (), b"\x20\x00\x00\x00\x04"),
+        ("p.c", (), b"#include <linux/filter.h>"),
+        ("p.txt", (), b" 0  ld    [4]"),
+        ("p.filter", (), b" 0  ld    [4]"),
+        ("p.filter", ("--as", "raw"), b"\x20\x00\x00\x00\x04"),
+        ("p.bpf", ("--as", "asm"), b" 0  ld    [4]"),
+    ],
+)
+def test_the_name_of_the_file_says_the_form_and_the_message_names_it(
+    name: str, options: tuple[str, ...], starts: bytes, tmp_path: Path
+) -> None:
+    """The suffix decides unless --as does; what was written is said, and what else there is."""
+    done = autoprofile("compile", hand_written(tmp_path), "-o", name, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / name).read_bytes().startswith(starts)
+    assert (" as text" in done.stderr) == starts.startswith(b" 0")
+    assert ("--as raw" in done.stderr) == (name == "p.filter" and not options)
+
+
+def test_raw_filters_are_read_back_and_damaged_ones_refused(tmp_path: Path) -> None:
+    """Disassemble shows what compile wrote, from a file or stdin; odd sizes and wrong opcodes are one clear error."""
+    assert autoprofile("compile", hand_written(tmp_path), "-o", "p.bpf", cwd=tmp_path).returncode == 0
+    raw = (tmp_path / "p.bpf").read_bytes()
+    text = autoprofile("disassemble", "p.bpf", cwd=tmp_path).stdout
+    assert "nr == read (0)" in text
+    with (tmp_path / "p.bpf").open() as file:
+        assert autoprofile("disassemble", "-", cwd=tmp_path, stdin=file).stdout == text
+    document = json.loads(autoprofile("disassemble", "p.bpf", "--json", cwd=tmp_path).stdout)
+    assert document["filters"][0]["length"] == len(raw) // 8
+    damaged = {
+        "odd": (raw[:-3], "are no filter"),
+        "empty": (b"", "are no filter"),
+        "opcode": (b"\x94" + raw[1:], "opcode 0x94"),
+        "jump": (raw[:8] + b"\x15\x00\xff\xff" + raw[12:], "jump beyond the end"),
+        "text": (b"autoprofile: 1\n\n", "opcode"),
+    }
+    for name, (content, why) in damaged.items():
+        (tmp_path / name).write_bytes(content)
+        done = autoprofile("disassemble", name, cwd=tmp_path)
+        assert done.returncode == 1
+        assert why in one_error(done.stderr)
+        assert name in done.stderr
+    big = Program(list(Program.from_bytes(raw)), byteorder="big")
+    (tmp_path / "s390x.bpf").write_bytes(bytes(big))
+    shown = autoprofile("disassemble", "s390x.bpf", cwd=tmp_path)
+    assert "big-endian" in shown.stderr
+    assert shown.stdout.splitlines()[0] == text.splitlines()[0]
+
+
+def test_a_profile_too_large_for_one_filter_is_written_as_several_that_are_proven(tmp_path: Path) -> None:
+    """Raw files are numbered in the order of installation; prove takes them back, and refutes one alone."""
+    profile = large_profile()
+    profile.save(tmp_path / "big.yaml")
+    done = autoprofile("compile", "big.yaml", "-o", "big.bpf", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = sorted(p.name for p in tmp_path.glob("*.bpf"))
+    assert names == [f"big.{n}.bpf" for n in range(1, len(names) + 1)]
+    assert len(names) > 1
+    stack = [Program.from_bytes((tmp_path / name).read_bytes()) for name in names]
+    for token, nr, args in calls(profile, seed=1, each=2):
+        if nr < 450:
+            answers = [program.simulate_ret(token, nr, args) for program in stack]
+            assert most_severe(answers) == expected(profile, token, nr, args)
+    refused = autoprofile("compile", "big.yaml", "-o", "big.bpf", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "--force" in refused.stderr
+    assert autoprofile("compile", "big.yaml", "--as", "raw", cwd=tmp_path).returncode == 2
+    decided = autoprofile("decide", "big.yaml", "read", cwd=tmp_path)
+    assert decided.stdout.startswith("allow")
+    pytest.importorskip("z3")
+    one = autoprofile("prove", "big.yaml", "--filter", names[-1], "--json", cwd=tmp_path)
+    assert one.returncode == 3
+    assert json.loads(one.stdout)["counterexample"]["program"] == "allow"
+
+
+def test_numbers_newer_than_the_profile(tmp_path: Path) -> None:
+    """A profile learned on 6.1 answers cachestat (6.5) with ENOSYS, unless --beyond default; prove knows both."""
+    profile = Profile(learned=Learned(1, 1, 1, kernel="6.1.0"), rules=(SeccompRule("read", Action.ALLOW),))
+    profile.save(tmp_path / "p.yaml")
+    for options, answer in (((), "ENOSYS"), (("--beyond", "default"), "kill")):
+        done = autoprofile("compile", "p.yaml", "-o", "p.bpf", "--force", *options, cwd=tmp_path)
+        assert done.returncode == 0
+        program = Program.from_bytes((tmp_path / "p.bpf").read_bytes())
+        assert str(program.simulate("x86_64", 451)) == answer
+        assert str(program.simulate("x86_64", 450)) == "kill"
+        for call in ("cachestat", "9999"):
+            decided = autoprofile("decide", "p.yaml", call, *options, cwd=tmp_path)
+            assert decided.stdout.startswith(f"{answer}: "), decided.stderr
+    pytest.importorskip("z3")
+    assert autoprofile("prove", "p.yaml", cwd=tmp_path).returncode == 0
+    assert autoprofile("prove", "p.yaml", "--filter", "p.bpf", cwd=tmp_path).returncode == 3
+    proven = autoprofile("prove", "p.yaml", "--filter", "p.bpf", "--beyond", "default", cwd=tmp_path)
+    assert proven.returncode == 0, proven.stdout
+
+
+def test_filters_for_older_kernels_weigh_all_calls(tmp_path: Path) -> None:
+    """--kernel older orders the tests otherwise and means the same."""
+    corpus = Path(__file__).parent.parent / "data" / "profiles" / "sort.yaml"
+    for kernel in ("newer", "older"):
+        done = autoprofile("compile", corpus, "--kernel", kernel, "-o", f"{kernel}.bpf", cwd=tmp_path)
+        assert done.returncode == 0
+    newer, older = (Program.from_bytes((tmp_path / f"{k}.bpf").read_bytes()) for k in ("newer", "older"))
+    assert newer != older
+    for nr in range(600):
+        assert newer.simulate("x86_64", nr) == older.simulate("x86_64", nr)
