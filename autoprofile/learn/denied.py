@@ -1,7 +1,7 @@
-"""Denied is a decision too: calls that always failed, and calls whose arguments no filter can read.
+"""Denied is a decision too: calls that always failed, calls whose arguments no filter can read, spare JITs.
 
-In: call groups. Out: deny rules that keep what the program saw, or send libc to a sibling that can be
-checked. Both are optional and labelled.
+In: call groups, and which libraries were loaded. Out: deny rules that keep what the program saw, send libc to
+a sibling that can be checked, or a library to its way without fresh code. All are optional and labelled.
 """
 
 from __future__ import annotations
@@ -11,25 +11,40 @@ from typing import TYPE_CHECKING
 from autoprofile.abi.families import ENOSYS_FALLBACK
 from autoprofile.abi.syscalls import syscall_name, syscall_nr
 from autoprofile.learn.calls import failed_only
+from autoprofile.learn.risks import conditions
 from autoprofile.learn.strict import arch_limit, evidence_of
 from autoprofile.profile.action import Action
 from autoprofile.profile.arg import ANY
-from autoprofile.profile.rule import SeccompRule
+from autoprofile.profile.rule import Evidence, SeccompRule
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from autoprofile.learn.calls import CallGroup
     from autoprofile.observations import Observation
     from autoprofile.profile.model import Decision
 
-__all__ = ["CHECKABLE", "FINAL_ERRORS", "always_failed", "is_answered", "opaque"]
+__all__ = [
+    "CHECKABLE",
+    "FINAL_ERRORS",
+    "JIT_LIBRARIES",
+    "always_failed",
+    "is_answered",
+    "opaque",
+    "spare_jit",
+]
 
 FINAL_ERRORS = ("ENOSYS", "EPERM")
 """Errors that say "never for you" rather than "not this time" (ENOENT, EAGAIN…)."""
 
 CHECKABLE: Mapping[str, str] = {"clone3": "clone", "openat2": "openat"}
 """Calls whose flags lie behind a pointer, and the sibling that libc falls back to, which can be checked."""
+
+JIT_LIBRARIES: Mapping[str, str] = {
+    "libpcre2-": "pcre2 falls back to its interpreter (measured with grep -P)"
+}
+"""Libraries that compile at run time and can go on without memory to run fresh code from: start of the file's
+name, and what they do then. Most programs go along; git did not before 2.40, and ends with an error."""
 
 
 def is_answered(decision: Decision, o: Observation) -> bool:
@@ -70,3 +85,44 @@ def opaque(group: CallGroup, arches: Sequence[str]) -> SeccompRule | None:
         group.tuples, f"its flags lie behind a pointer; libc falls back to {sibling}, which is checked"
     )
     return SeccompRule(group.syscall, Action.errno("ENOSYS"), ANY, arch_limit(group.arch, arches), evidence)
+
+
+def spare_jit(
+    groups: Sequence[CallGroup], arches: Sequence[str], libraries: Collection[str]
+) -> list[SeccompRule]:
+    """Return rules that answer EACCES to writable and executable memory, where a library can do without.
+
+    Nothing is opened: a risk that was not seen is refused by an error instead of by the default. Without it
+    `grep -P` would be killed under the profile of a `grep` that was never asked for -P. SELinux answers such
+    requests with EACCES too (execmem).
+
+    Args:
+        groups: what was seen; where a call already made such memory, nothing is denied.
+        arches: of the profile.
+        libraries: paths of those loaded while learning.
+    """
+    names = {path.rpartition("/")[2] for path in libraries}
+    found = [why for start, why in JIT_LIBRARIES.items() if any(name.startswith(start) for name in names)]
+    if not found:
+        return []
+    rules = []
+    for arch in arches:
+        for name in ("mmap", "mmap2"):
+            seen = [g for g in groups if g.arch == arch and g.name == name]
+            for condition in conditions(arch, name):
+                risk = condition.risk
+                if (risk.name_class, risk.severity) != ("write-and-execute", "high"):
+                    continue
+                tuples = [
+                    dict(zip((s.index for s in g.specs), t.values, strict=True))
+                    for g in seen
+                    for t in g.tuples
+                ]
+                if not tuples or any(condition.holds(values) for values in tuples):
+                    continue
+                evidence = Evidence(reason=f"not seen: {risk.name_class}; {'; '.join(found)}")
+                rules += [
+                    SeccompRule(name, Action.errno("EACCES"), args, arch_limit(arch, arches), evidence)
+                    for args in condition.comparators()
+                ]
+    return rules

@@ -241,14 +241,12 @@ def _shut_out(
     policy: Policy,
     whole: Risk | None,
 ) -> list[Risk]:
-    # What no rule can match any more: the honest gain, whatever the form was meant to do.
-    assert group.name is not None
-    everything = [*shapes, *boxes(t.values for t in group.tuples)]
+    # What none of the shapes can match: the honest gain, whatever the form was meant to do. Of a class that was
+    # seen, calls pass exactly as they were seen, and all its others are shut out.
     found = [
         c.risk
-        for c in conditions(group.arch, group.name)
-        if c.risk.severity in policy.severities
-        and not any(intersects(shape, c, group.specs) for shape in everything)
+        for c in _kept_out(group, policy)
+        if not any(intersects(shape, c, group.specs) for shape in shapes)
     ]
     if whole is not None and any(rule.args is not ANY for rule in rules):
         found.append(whole)

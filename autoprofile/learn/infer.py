@@ -62,6 +62,7 @@ class Options(TypedDict, total=False):
     worth: float
     deny_failed: bool
     deny_opaque: bool
+    deny_jit: bool
 
 
 def learn(trace: Trace, **options: Unpack[Options]) -> Profile:
@@ -80,6 +81,7 @@ def infer(
     worth: float = WORTH,
     deny_failed: bool = True,
     deny_opaque: bool = True,
+    deny_jit: bool = True,
 ) -> Inference:
     """Infer a profile from a trace.
 
@@ -97,6 +99,8 @@ def infer(
         worth: gain that a constraint has to bring for each nanosecond on the mean call (not at strict).
         deny_failed: deny calls that always met ENOSYS or EPERM with that error (not at strict).
         deny_opaque: deny clone3 and openat2 with ENOSYS, so that libc uses clone and openat (not at strict).
+        deny_jit: answer unseen requests for writable and executable memory with EACCES, not the default,
+            where a library was loaded that goes on without (not at strict).
 
     Raises:
         AutoprofileError: the trace holds no call of a known arch.
@@ -118,7 +122,14 @@ def infer(
 
     def leveled(observations: Sequence[Observation]) -> Leveled:
         groups = call_groups(observations)
-        result = rules_of_level(groups, arches, policy, deny_failed=deny_failed, deny_opaque=deny_opaque)
+        result = rules_of_level(
+            groups,
+            arches,
+            policy,
+            deny_failed=deny_failed,
+            deny_opaque=deny_opaque,
+            libraries=trace.meta.libraries if deny_jit else (),
+        )
         result.rules = rules_of_mode(mode, result.rules, groups, arches)
         return result
 

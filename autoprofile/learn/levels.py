@@ -15,7 +15,7 @@ from autoprofile.abi.signatures import constrained_args
 from autoprofile.abi.syscalls import syscall_nr
 from autoprofile.learn.calls import CallGroup, distinct_runs
 from autoprofile.learn.companions import companion_rules, companions_of
-from autoprofile.learn.denied import CHECKABLE, always_failed, opaque
+from autoprofile.learn.denied import CHECKABLE, always_failed, opaque, spare_jit
 from autoprofile.learn.essentials import essential_rules
 from autoprofile.learn.generalise import Policy, generalise, open_shapes
 from autoprofile.learn.shapes import comparators
@@ -25,7 +25,7 @@ from autoprofile.profile.arg import ANY
 from autoprofile.profile.rule import Evidence, SeccompRule
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from autoprofile.learn.price import Constraint
 
@@ -56,6 +56,7 @@ def rules_of_level(
     *,
     deny_failed: bool = True,
     deny_opaque: bool = True,
+    libraries: Collection[str] = (),
 ) -> Leveled:
     """Return the rules of the policy's level.
 
@@ -65,6 +66,8 @@ def rules_of_level(
         policy: level and thresholds.
         deny_failed: deny calls that always met ENOSYS or EPERM with that same error (not at strict).
         deny_opaque: deny clone3 and openat2 with ENOSYS, so that libc uses clone and openat (not at strict).
+        libraries: paths of those that were loaded; one that can do without fresh code is told so by an error
+            (`denied.spare_jit`), instead of being killed. Not at strict.
     """
     result = Leveled()
     groups = [g for g in groups if g.arch in arches]
@@ -96,6 +99,11 @@ def rules_of_level(
         result.rules += rules
         if constraint is not None:
             result.constraints.append(constraint)
+    jit = spare_jit(groups, arches, libraries)
+    result.rules += jit
+    result.notes += [
+        f"{r.syscall} is answered with {r.action} for {r.evidence.reason}" for r in jit if r.evidence
+    ]
     result.rules += baseline_rules(groups, arches)
     allowed |= {
         (arch, r.syscall) for r in result.rules for arch in (r.arch or arches) if isinstance(r.syscall, str)

@@ -36,7 +36,7 @@ class Constraint:
         syscall: its name.
         form: ``exact`` (the joint tuples seen), ``values`` (each argument's values seen), ``bits`` (the flag
             bits seen), ``open`` (everything but risks that were not seen), or ``any`` (none).
-        shuts_out: risk classes it refuses, most severe first.
+        shuts_out: risk classes it refuses, but for the very calls that were seen, most severe first.
         gain: the summed weight of these.
         share: the call's share of all calls seen.
         price_ns: nanoseconds it adds to the mean call.

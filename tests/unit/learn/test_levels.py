@@ -102,6 +102,15 @@ def test_a_medium_risk_that_was_seen_is_allowed_exactly_as_seen() -> None:
     assert not allows(profile, "socket", "AF_NETLINK", "SOCK_RAW", "NETLINK_KOBJECT_UEVENT")
 
 
+def test_of_a_class_that_was_seen_only_the_calls_seen_pass() -> None:
+    """One writable and executable mapping does not open other such mappings."""
+    seen = observed("mmap", 0, 0, R | W | X, MAP_PRIVATE | MAP_ANONYMOUS)
+    profile = learn(trace_of(seen), level="standard")
+    assert allows(profile, "mmap", 0, 0, R | W | X, MAP_PRIVATE | MAP_ANONYMOUS)
+    assert not allows(profile, "mmap", 0, 0, R | W | X, "MAP_SHARED")
+    assert allows(profile, "mmap", 0, 0, R | W, "MAP_SHARED")
+
+
 def test_write_xor_execute_stays() -> None:
     """Mapping writable and mapping executable, seen apart, do not open both together."""
     seen = [observed("mmap", 0, 0, R | W, MAP_PRIVATE), observed("mmap", 0, 0, R | X, MAP_PRIVATE)]
@@ -280,6 +289,22 @@ def test_clone3_becomes_clone_which_can_be_checked() -> None:
     assert allows(learn(trace), "clone3")
 
 
+def test_a_library_that_can_do_without_fresh_code_is_told_so() -> None:
+    """Where libpcre2 was loaded, unseen writable and executable memory is refused by an error; nothing opens."""
+    trace = trace_of(observed("mmap", 0, 0, R | W, MAP_PRIVATE | MAP_ANONYMOUS))
+    plain = learn(trace, level="standard")
+    trace.meta = replace(trace.meta, libraries={"/usr/lib/libpcre2-8.so.0.11.2": "aa"})
+    result = infer(trace, level="standard")
+    fresh = ("mmap", 0, 0, R | W | X, MAP_PRIVATE | MAP_ANONYMOUS)
+    assert plain.decide(*fresh).action == Action.KILL_PROCESS
+    assert result.profile.decide(*fresh).action == Action.errno("EACCES")
+    assert any("pcre2" in note for note in result.notes)
+    assert learn(trace, level="standard", deny_jit=False).decide(*fresh).action == Action.KILL_PROCESS
+    seen = trace_of(observed(*fresh))
+    seen.meta = trace.meta
+    assert allows(learn(seen, level="standard"), *fresh)
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_trace_shows_no_drift_from_its_own_profile(level: str) -> None:
     """Calls denied on purpose are answered as they were, or sent to a sibling: replaying finds nothing."""
@@ -413,6 +438,9 @@ def test_futexes_that_lend_priority_stay_out_unless_seen() -> None:
         assert allows(profile, "futex", 0, op)
     for op in (6, 0x86, 11, 12, 0x8C, 13, 0x18D):
         assert not allows(profile, "futex", 0, op)
+    seen = learn(trace_of(observed("futex", 0, 0x86), observed("read", count=99)), level="standard")
+    assert allows(seen, "futex", 0, 0x86)
+    assert not allows(seen, "futex", 0, 0x8C)
 
 
 def test_bits_form_allows_seen_bits_only() -> None:
