@@ -20,6 +20,7 @@ import secrets
 import select
 import signal
 import termios
+import threading
 from typing import TYPE_CHECKING, Final
 
 from autoprofile.enforce.judge import Verdict
@@ -66,6 +67,7 @@ class TerminalJudge:
         os.close(fd)
         self._is_ours = is_ours or _descends_from_us
         self._answers: dict[tuple[object, ...], Verdict] = {}
+        self._lock = threading.Lock()  # several supervisors, one for each attached process, share a terminal
 
     def judge(self, event: CallEvent, waits: Callable[[], bool]) -> Verdict | None:
         """Ask about one call, or give the answer that holds for it; withdraw the question if the caller ends.
@@ -80,10 +82,12 @@ class TerminalJudge:
             event.nr,
             tuple(sorted(event.decoded.items())) if event.decoded else event.args,
         )
-        known = self._answers.get(key)
-        if known is not None:
-            return known
-        answer = self._ask(_question(event), secrets.token_hex(2), waits)
+        with self._lock:
+            known = self._answers.get(key)
+            return known or self._answer(key, _question(event), waits)
+
+    def _answer(self, key: tuple[object, ...], question: str, waits: Callable[[], bool]) -> Verdict | None:
+        answer = self._ask(question, secrets.token_hex(2), waits)
         if answer == _ONCE:
             return Verdict(Action.ALLOW, remember=False)
         if answer == _NO_ANSWER:

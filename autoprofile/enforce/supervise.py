@@ -102,10 +102,12 @@ class NotifySupervisor:
     Args:
         decide: what the profile says to a call that reached us. ``errno`` refuses with that error; ``kill``
             ends the process by SIGSYS as the kernel would (see `kill`), by SIGKILL where it handles that;
-            ``allow`` lets the call pass silently; ``log`` lets it pass and records it. ``notify`` leaves it
-            to the judge. ``trap`` and ``trace`` cannot be given from here and refuse with ENOSYS (narrows).
-        judge: who decides what `decide` leaves open; None: it is refused.
-        otherwise: what a call gets that is left open and that no judge has an opinion on.
+            ``allow`` lets the call pass silently; ``log`` lets it pass and records it. ``trap``, ``trace``
+            and ``notify`` cannot be given from here and refuse with ENOSYS (narrows).
+        judge: who decides about the calls that `is_open` picks; without an opinion of its own, and without a
+            judge, they get what `decide` says.
+        is_open: picks the calls that the judge may decide about; (arch, nr, six raw arguments) to a truth.
+            None picks all that `decide` does not let pass.
         complain: let every call pass that would be refused, and record what would have happened. widens.
         enosys: calls refused with ENOSYS where `decide` says another errno, so that libc falls back; numbers
             without a name get ENOSYS too, as from an older kernel.
@@ -121,7 +123,7 @@ class NotifySupervisor:
         decide: Decide,
         *,
         judge: Judge | None = None,
-        otherwise: Action = _ENOSYS,
+        is_open: Callable[[str, int, Sequence[int]], bool] | None = None,
         complain: bool = False,
         enosys: frozenset[str] = ENOSYS_FALLBACK,
         audit: AuditWriter | None = None,
@@ -132,7 +134,7 @@ class NotifySupervisor:
     ) -> None:
         self._decide = decide
         self._judge = judge
-        self._otherwise = otherwise
+        self._is_open = is_open
         self._complain = complain
         self._enosys = enosys
         self._audit = audit
@@ -144,6 +146,7 @@ class NotifySupervisor:
         )
         self._executioner = Executioner()
         self._known: dict[bytes, _Known] = {}
+        self._decided: dict[tuple[int, int, tuple[int, ...]], Action] = {}
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         #: The first process, None before `serve`.
         self.root: int | None = None
@@ -202,10 +205,14 @@ class NotifySupervisor:
     def summary(self) -> SupervisorSummary:
         """Return what the run came to so far."""
         witness, executioner = self.witness, self._executioner
-        lost = witness.lost if self._audit is None else self._audit.lost
         return SupervisorSummary(
-            witness.total, executioner.killed, witness.records, lost, executioner.by_sigkill
+            witness.total, executioner.killed, witness.records, self.lost, executioner.by_sigkill
         )
+
+    @property
+    def lost(self) -> int:
+        """Return how many audit records were lost so far; safe from any thread."""
+        return self.witness.lost if self._audit is None else self._audit.lost
 
     def _loop(self, listener: int, child: Child) -> None:
         sizes = seccomp.notification_sizes()
@@ -281,19 +288,25 @@ class NotifySupervisor:
             return seccomp.id_valid(listener, cookie)
 
         arch = abi.arch_from_audit(call.arch, call.nr)
-        action = self._decide(arch, call.nr, args)
+        action = self._decided.get((call.arch, call.nr, args))
+        if action is None:
+            if len(self._decided) >= _ANSWERS_KEPT:
+                self._decided.clear()
+            action = self._decided[(call.arch, call.nr, args)] = self._decide(arch, call.nr, args)
         caller: Caller | None = None
         task: Task | None = None
         by = "profile"
         remember = True
-        if action.kind == "notify":
-            action = self._otherwise
-            if self._judge is not None:
-                caller, task = self._callers.look_at(call, waits)
-                found = self._judged(self._judge, call, arch, caller, task, waits)
-                if found is not None:
-                    action, remember = found
-                    by = self._judge.by
+        if (
+            self._judge is not None
+            and not action.is_permitting
+            and (self._is_open is None or self._is_open(arch, call.nr, args))
+        ):
+            caller, task = self._callers.look_at(call, waits)
+            found = self._judged(self._judge, call, arch, (caller, task, str(action)), waits)
+            if found is not None:
+                action, remember = found
+                by = self._judge.by
         answer = self._answer_for(arch, call.nr, action, by)
         tally: Tally | None = None
         if answer.event is not None:
@@ -319,10 +332,10 @@ class NotifySupervisor:
         judge: Judge,
         call: seccomp.Notification,
         arch: str,
-        caller: Caller,
-        task: Task | None,
+        who: tuple[Caller, Task | None, str],
         waits: Callable[[], bool],
     ) -> tuple[Action, bool] | None:
+        caller, task, otherwise = who
         if task is None:
             return None  # the caller has died, or cannot be looked at
         name = abi.syscall_name(arch, call.nr)
@@ -342,7 +355,7 @@ class NotifySupervisor:
             symbol=caller.symbol,
             severity=risk.severity if risk else None,
             risk=risk.reason if risk else None,
-            otherwise=str(self._otherwise),
+            otherwise=otherwise,
         )
         try:
             verdict = judge.judge(event, waits)

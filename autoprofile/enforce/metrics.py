@@ -1,0 +1,198 @@
+"""Counters of supervised runs in the Prometheus text format, in a file or at an HTTP address.
+
+Supervisors in, metrics out, through the official client library, which is optional and loaded only here. The
+numbers are read from the supervisors when they are asked for; the serving threads do nothing for them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from autoprofile.errors import AutoprofileError, MachineError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from autoprofile.enforce.supervise import NotifySupervisor
+
+__all__ = ["Metrics", "MetricsTarget", "parse_metrics_target"]
+
+_ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:/\[\]]*):(?P<port>\d{1,5})")
+_PERIOD_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsTarget:
+    """Where metrics go: a `path`, or a `host` and `port` to listen at."""
+
+    path: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 0
+
+
+def parse_metrics_target(text: str) -> MetricsTarget:
+    """Read ``FILE``, ``:PORT`` (localhost only), ``HOST:PORT`` or ``[IPV6]:PORT``.
+
+    Raises:
+        UsageError: it is a bare number, or no possible port.
+    """
+    if text.isdecimal():
+        raise UsageError(
+            f"is {text} a port or a file?", hint=f"write :{text} for the port, ./{text} for the file"
+        )
+    match = _ADDRESS.fullmatch(text)
+    if match is None:
+        return MetricsTarget(path=text)
+    port = int(match["port"])
+    if port > 65535:
+        raise UsageError(f"there is no port {port}")
+    return MetricsTarget(host=match["host"].strip("[]") or "127.0.0.1", port=port)
+
+
+class Metrics:
+    """Publish counters while entered.
+
+    A file is written anew every five seconds and at the end, in one step (for the node exporter's textfile
+    collector). An address answers ``GET /metrics``; anyone who can reach it can read the program's denials,
+    so it is localhost unless a host is given.
+
+    Args:
+        target: where.
+
+    Raises:
+        MachineError: prometheus_client is not installed.
+        AutoprofileError: the file cannot be written, or the address cannot be listened at.
+    """
+
+    def __init__(self, target: MetricsTarget) -> None:
+        try:
+            import prometheus_client
+        except ImportError as error:
+            raise MachineError(
+                "metrics need the Python package prometheus_client, which is not installed",
+                hint='install it, for instance with: pip install "autoprofile[metrics]"',
+            ) from error
+        self._client = prometheus_client
+        self._target = target
+        self._supervisors: list[NotifySupervisor] = []
+        self._is_up = True
+        self._done = threading.Event()
+        self._writer: threading.Thread | None = None
+        self._server: Any = None
+        self._registry = prometheus_client.CollectorRegistry()
+        self._registry.register(self)
+        #: The port listened at, which the kernel chose where 0 was asked for; None for a file.
+        self.port: int | None = None
+
+    def watch(self, supervisor: NotifySupervisor) -> None:
+        """Count what a supervisor sees, from its start to the end of this."""
+        self._supervisors.append(supervisor)
+
+    def __enter__(self) -> Self:
+        if self._target.path is not None:
+            self._write()
+            self._writer = threading.Thread(target=self._keep_writing, name="metrics", daemon=True)
+            self._writer.start()
+            return self
+        try:
+            self._server, _ = self._client.start_http_server(
+                self._target.port, self._target.host, registry=self._registry
+            )
+        except (OSError, OverflowError) as error:
+            raise AutoprofileError(
+                f"cannot listen at {self._target.host}:{self._target.port} for metrics: {error}"
+            ) from error
+        self.port = self._server.server_port
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._is_up = False
+        self._done.set()
+        if self._writer is not None:
+            self._writer.join()
+            self._write()
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+
+    def collect(self) -> Iterator[Any]:
+        """Yield the metric families (the collector protocol of prometheus_client)."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        up = GaugeMetricFamily("autoprofile_up", "1 while calls are answered, 0 once supervision has ended.")
+        failed = any(supervisor.error is not None for supervisor in self._supervisors)
+        up.add_metric([], float(self._is_up and not failed))
+        yield up
+        calls: Counter[tuple[str, str, str, str, str]] = Counter()
+        lost = 0
+        processes: set[int] = set()
+        for supervisor in tuple(self._supervisors):
+            for tally in supervisor.witness.tallies:
+                record = tally.record
+                calls[
+                    (record.event, record.syscall or str(record.nr), record.arch, record.action, record.by)
+                ] += tally.count
+            lost += supervisor.lost
+            processes |= _alive_below(supervisor.root)
+        denials = CounterMetricFamily(
+            "autoprofile_calls",
+            "Calls that the profile does not allow, by what came of them: deny, kill, complain, log, allow.",
+            labels=["event", "syscall", "arch", "action", "by"],
+        )
+        for labels, count in sorted(calls.items()):
+            denials.add_metric(list(labels), count)
+        yield denials
+        gauge = GaugeMetricFamily(
+            "autoprofile_supervised_processes", "Live processes of the command and its descendants."
+        )
+        gauge.add_metric([], len(processes))
+        yield gauge
+        losses = CounterMetricFamily("autoprofile_lost_records", "Audit records that were lost.")
+        losses.add_metric([], lost)
+        yield losses
+
+    def _keep_writing(self) -> None:
+        while not self._done.wait(_PERIOD_S):
+            try:
+                self._write()
+            except AutoprofileError:
+                continue  # a full disk now may have room later; the last write reports
+
+    def _write(self) -> None:
+        assert self._target.path is not None
+        try:
+            self._client.write_to_textfile(self._target.path, self._registry)
+        except OSError as error:
+            raise AutoprofileError(
+                f"cannot write the metrics: {error.strerror}", where=self._target.path
+            ) from error
+
+
+def _alive_below(root: int | None) -> set[int]:
+    # Descendants that were orphaned have another parent by now and are not counted.
+    found: set[int] = set()
+    todo = [] if root is None else [root]
+    while todo:
+        pid = todo.pop()
+        if pid in found:
+            continue
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123
+                state = file.read().rpartition(b")")[2].split()[0]
+            tids = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208
+        except (OSError, IndexError):
+            continue
+        if state not in (b"Z", b"X"):
+            found.add(pid)
+        for tid in tids:
+            try:
+                with open(f"/proc/{pid}/task/{tid}/children", "rb") as file:  # noqa: PTH123
+                    todo += [int(child) for child in file.read().split()]
+            except OSError:
+                continue
+    return found
