@@ -241,8 +241,8 @@ def _shut_out(
     policy: Policy,
     whole: Risk | None,
 ) -> list[Risk]:
-    # What none of the shapes can match: the honest gain, whatever the form was meant to do. Of a class that was
-    # seen, calls pass exactly as they were seen, and all its others are shut out.
+    # What none of the shapes can match: the honest gain, whatever the form was meant to do. Of a class that
+    # was seen, calls pass exactly as they were seen, and all its others are shut out.
     found = [
         c.risk
         for c in _kept_out(group, policy)
