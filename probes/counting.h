@@ -1,24 +1,114 @@
 /* What the probes do, whoever loaded them: follow the members and count their calls.
  *
- * The including file defines the maps, LOOKUP/INSERT/DELETE on them, FETCH_ADD and `struct call_regs` access, and
- * calls on_enter, on_exit, on_fork, on_exec, on_end from its hooks.
+ * The including file defines how maps are reached and the kernel's data are read (core.h, bcc.h).
  *
- * A call is counted when it ends (sys_exit, or the death of its thread), under the key made when it began: one
- * hash lookup less than counting at both ends. Members are kept by thread id of the initial pid namespace.
+ * A call is counted when it begins; its end only notes what went wrong. Members are kept by thread id of the initial pid
+ * namespace, but found by the address of their registers: that needs no call of a helper, and each costs twice on
+ * processors with return mitigations.
  */
 #ifndef AUTOPROFILE_COUNTING_H
 #define AUTOPROFILE_COUNTING_H
 
-#include "records.h"
+#define LOOKUP(map, key) bpf_map_lookup_elem(MAP(map), key)
+#define INSERT(map, key, value) bpf_map_update_elem(MAP(map), key, value, BPF_NOEXIST)
+#define DELETE(map, key) bpf_map_delete_elem(MAP(map), key)
+#define ADD(where, n) __sync_fetch_and_add(where, n)
+#define FETCH_ADD(where, n) __sync_fetch_and_add(where, n)
+#define FETCH_OR(where, n) __sync_fetch_and_or(where, n)
+#define EXCHANGE(where, old, new) __sync_val_compare_and_swap(where, old, new)
 
 #define MAX_ERRNO 4095
 #define PROT_EXEC 4
+#define TS_COMPAT 0x0002 /* arch/x86/include/asm/thread_info.h: in a 32-bit call, whatever the program */
 
 static __always_inline struct totals *totals_of(void)
 {
 	__u32 zero = 0;
 
 	return LOOKUP(totals, &zero);
+}
+
+static __always_inline __u32 arch_of(__u32 status, __u32 nr)
+{
+	if (status & TS_COMPAT)
+		return ARCH_I386;
+	return nr & 0x40000000u && nr < 0x80000000u ? ARCH_X32 : ARCH_X86_64;
+}
+
+/* As `read_args`, but from an address that the verifier knows nothing of. */
+static __always_inline void read_args_at(__u64 *args, __u64 regs, __u32 arch)
+{
+	struct registers from = {};
+
+	bpf_probe_read_kernel(&from, sizeof(from), (void *)regs);
+	if (arch == ARCH_I386) {
+		args[0] = (__u32)from.bx;
+		args[1] = (__u32)from.cx;
+		args[2] = (__u32)from.dx;
+		args[3] = (__u32)from.si;
+		args[4] = (__u32)from.di;
+		args[5] = (__u32)from.bp;
+	} else {
+		args[0] = from.di;
+		args[1] = from.si;
+		args[2] = from.dx;
+		args[3] = from.r10;
+		args[4] = from.r8;
+		args[5] = from.r9;
+	}
+}
+
+/* ---------------------------------------------------------------------------------------------- members */
+
+static __always_inline __u32 place_of(regs_t regs)
+{
+	return (half_of(regs) * 0x9E3779B1u) >> (32 - PLACE_BITS); /* Knuth's multiplicative hash */
+}
+
+/* The caller, if it is where its registers say. */
+static __always_inline struct thread *thread_at(regs_t regs)
+{
+	__u32 place = place_of(regs), at;
+	__u32 *found = LOOKUP(places, &place);
+	struct thread *thread;
+
+	if (!found)
+		return 0;
+	at = *found;
+	thread = LOOKUP(members, &at);
+	return thread && thread->regs == (__u64)regs ? thread : 0;
+}
+
+static __always_inline struct thread *thread_of(__u32 tid)
+{
+	__u32 *found = LOOKUP(threads, &tid), at;
+
+	if (!found)
+		return 0;
+	at = *found;
+	return LOOKUP(members, &at);
+}
+
+/* The caller, found by its id; next time its registers will do. */
+APART struct thread *find_caller(regs_t regs)
+{
+	__u32 tid = bpf_get_current_pid_tgid(), place = place_of(regs), at;
+	__u32 *found = LOOKUP(threads, &tid), *kept;
+	struct totals *all = totals_of();
+	struct thread *thread;
+
+	if (!found || !all)
+		return 0;
+	at = *found;
+	thread = LOOKUP(members, &at);
+	kept = LOOKUP(places, &place);
+	if (!thread || !kept)
+		return 0;
+	thread->regs = (__u64)regs;
+	*kept = at;
+	if (!all->regs_at)
+		all->regs_at = half_of(regs) - (__u32)task_stack(current_task());
+	return thread;
 }
 
 static __always_inline void note_process(struct thread *thread, struct cell *cell)
@@ -54,120 +144,102 @@ static __always_inline void note_process(struct thread *thread, struct cell *cel
 	}
 }
 
-static __noinline struct cell *new_cell(struct slot *slot)
-{
-	struct totals *all = totals_of();
-	struct cell fresh = {};
-	struct cell *cell;
+/* ------------------------------------------------------------------------------------- cells and slots */
 
-	if (!slot || !all)
-		return 0;
-	fresh.first_ns = slot->first_ns;
-	fresh.last_return = RETURN_UNSEEN;
-	fresh.id = FETCH_ADD(&all->next_cell, 1);
-	/* Two threads may make the same cell at once: the second finds the first one's. */
-	if (slot->is_plain) {
-		INSERT(plain, &slot->key, &fresh);
-		cell = LOOKUP(plain, &slot->key);
-	} else {
-		INSERT(cells, &slot->key, &fresh);
-		cell = LOOKUP(cells, &slot->key);
-	}
-	if (!cell)
-		ADD(&all->cells_full, slot->count);
-	return cell;
+static __always_inline struct cell *cell_of(struct slot *slot)
+{
+	/* A short key is hashed in half the time, and most calls have one. */
+	return slot->is_plain ? LOOKUP(plain, &slot->key) : LOOKUP(cells, &slot->key);
 }
 
-/* Put what a thread has counted for itself where it is counted for all, and empty the slot. Not static: verified once. */
-__noinline int flush(struct thread *thread, struct slot *slot)
+static __always_inline void add_measure(struct measure *to, struct measure *from)
 {
+	__u64 seen;
+
+	FETCH_OR(&to->buckets, from->buckets);
+	/* Tried a few times: each failure is another thread's success. */
+	for (int i = 0; i < 8 && from->least < (seen = to->least); i++)
+		if (EXCHANGE(&to->least, seen, from->least) == seen)
+			break;
+	for (int i = 0; i < 8 && from->most > (seen = to->most); i++)
+		if (EXCHANGE(&to->most, seen, from->most) == seen)
+			break;
+}
+
+/* Add a slot to a cell that another one has made. */
+APART void add_to(struct cell *cell, struct slot *slot)
+{
+	struct cell *own = &slot->cell;
+
+	if (own->last_ns >= cell->last_ns) {
+		cell->last_ns = own->last_ns;
+		if (own->last_return != RETURN_UNSEEN)
+			cell->last_return = own->last_return;
+	} else if (cell->last_return == RETURN_UNSEEN) {
+		cell->last_return = own->last_return;
+	}
+	if (own->first_ns < cell->first_ns)
+		cell->first_ns = own->first_ns;
+	if (own->failed)
+		ADD(&cell->failed, own->failed);
+	if (own->unended)
+		ADD(&cell->unended, own->unended);
+	if (own->refused)
+		ADD(&cell->refused, own->refused);
+	if (own->doubtful)
+		ADD(&cell->doubtful, own->doubtful);
+	cell->null |= own->null;
+	cell->nonnull |= own->nonnull;
+	for (__u32 i = 0; i < MEASURES; i++)
+		if (i < slot->noted)
+			add_measure(&cell->measures[i], &own->measures[i]);
+	ADD(&cell->count, own->count);
+}
+
+/* Put what a thread has counted for itself where it is counted for all, and empty the slot. */
+ONCE int flush(struct thread *thread, struct slot *slot)
+{
+	struct totals *all = totals_of();
 	struct cell *cell;
+	int is_new = 0;
 	__u32 id;
 
-	if (!thread || !slot || !slot->count)
+	if (!thread || !slot || !all || !slot->cell.count)
 		return 0;
-	/* A short key is hashed in half the time, and most calls have one. */
-	cell = slot->is_plain ? LOOKUP(plain, &slot->key) : LOOKUP(cells, &slot->key);
-	if (!cell)
-		cell = new_cell(slot);
+	cell = cell_of(slot);
+	if (!cell) {
+		/* Two threads may make the same cell at once: the second finds the first one's. */
+		slot->cell.id = FETCH_ADD(&all->next_cell, 1);
+		slot->cell.processes = 0;
+		is_new = (slot->is_plain ? INSERT(plain, &slot->key, &slot->cell)
+					 : INSERT(cells, &slot->key, &slot->cell)) == 0;
+		cell = cell_of(slot);
+	}
 	if (cell) {
-		ADD(&cell->count, slot->count);
-		if (slot->ok)
-			ADD(&cell->ok, slot->ok);
-		if (slot->failed)
-			ADD(&cell->failed, slot->failed);
-		if (slot->refused)
-			ADD(&cell->refused, slot->refused);
-		if (slot->doubtful)
-			ADD(&cell->doubtful, slot->doubtful);
-		if (slot->last_ns >= cell->last_ns) {
-			cell->last_ns = slot->last_ns;
-			if (slot->last_return != RETURN_UNSEEN)
-				cell->last_return = slot->last_return;
-		} else if (cell->last_return == RETURN_UNSEEN) {
-			cell->last_return = slot->last_return;
-		}
-		if (slot->first_ns < cell->first_ns)
-			cell->first_ns = slot->first_ns;
+		if (!is_new)
+			add_to(cell, slot);
 		id = cell->id;
 		if (id >= THREAD_CELLS ||
 		    !(thread->cells[(id / 64) & (THREAD_CELLS / 64 - 1)] & (1ULL << (id & 63))))
 			note_process(thread, cell);
+	} else {
+		ADD(&all->cells_full, slot->cell.count);
 	}
-	slot->count = 0;
+	slot->cell.count = 0;
 	return 0;
 }
 
-static __always_inline void count_return(struct slot *slot, __s64 ret)
+/* ------------------------------------------------------------------------------------- beginning a call */
+
+static __always_inline int is_caller_leader(void)
 {
-	if (ret >= 0 || ret < -MAX_ERRNO) {
-		slot->ok++;
-		slot->last_return = 0;
-	} else {
-		/* ERESTARTSYS … ERESTART_RESTARTBLOCK: neither success nor failure (include/linux/errno.h). */
-		if (ret != -512 && ret != -513 && ret != -514 && ret != -516)
-			slot->failed++;
-		slot->last_return = -ret;
-	}
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+
+	return (__u32)pid_tgid == pid_tgid >> 32;
 }
 
-static __always_inline int is_same(const struct cell_key *a, const struct cell_key *b, __u32 is_plain)
-{
-	if (a->program_arch != b->program_arch || a->nr != b->nr)
-		return 0;
-	/* Whether it is plain follows from the call: it is for both. */
-	return is_plain ||
-	       (a->args[0] == b->args[0] && a->args[1] == b->args[1] && a->args[2] == b->args[2] &&
-		a->args[3] == b->args[3] && a->args[4] == b->args[4] && a->args[5] == b->args[5]);
-}
-
-/* Count the call whose key the thread holds. Programs repeat themselves: mostly its slot is the right one, and no map
- * is asked. Every call the kernel makes costs twice on processors with return mitigations.
- */
-static __always_inline struct slot *count_call(struct thread *thread)
-{
-	__u32 is_plain = thread->flags & THREAD_PLAIN, at = thread->key.nr;
-	struct slot *slot;
-
-	if (!is_plain)
-		at += thread->key.args[0] + thread->key.args[1] + thread->key.args[2];
-	at = (at ^ at >> 2 ^ at >> 4) & (SLOTS - 1);
-	slot = &thread->slots[at];
-	if (!slot->count || !is_same(&slot->key, &thread->key, is_plain)) {
-		flush(thread, slot);
-		slot->key = thread->key;
-		slot->is_plain = is_plain;
-		slot->first_ns = thread->entered_ns;
-		slot->ok = slot->failed = slot->refused = slot->doubtful = 0;
-		slot->last_return = RETURN_UNSEEN;
-	}
-	slot->count++;
-	slot->last_ns = thread->entered_ns;
-	return slot;
-}
-
-/* The thread runs for the first time since its birth; only now its process id can be told. */
-static __noinline int born(struct thread *thread, __u32 tid, __u32 tgid)
+/* The thread runs for the first time since its birth; only now it can be told whether it is a process. */
+APART int born(struct thread *thread, int is_leader)
 {
 	struct totals *all = totals_of();
 	struct process *process;
@@ -176,19 +248,16 @@ static __noinline int born(struct thread *thread, __u32 tid, __u32 tgid)
 	if (!thread || !all)
 		return 0;
 	thread->flags &= ~THREAD_NEWBORN;
-	if (tid != tgid) {
+	if (!is_leader) {
 		id = thread->process;
-		process = LOOKUP(processes, &id);
+	} else {
+		id = FETCH_ADD(&all->next_process, 1);
+		thread->process = id;
+		ADD(&all->processes, 1);
+		process = LOOKUP(blank, &zero); /* it does not fit on the stack */
 		if (process)
-			ADD(&process->threads, 1);
-		return 0;
+			INSERT(processes, &id, process); /* full: `seen` stands in */
 	}
-	id = FETCH_ADD(&all->next_process, 1);
-	thread->process = id;
-	ADD(&all->processes, 1);
-	process = LOOKUP(blank, &zero); /* it does not fit on the stack */
-	if (process)
-		INSERT(processes, &id, process); /* full: `seen` stands in */
 	process = LOOKUP(processes, &id);
 	if (process)
 		ADD(&process->threads, 1);
@@ -196,99 +265,200 @@ static __noinline int born(struct thread *thread, __u32 tid, __u32 tgid)
 }
 
 /* What a register that the call does not read holds is garbage: one call would be as many keys as there are stack
- * addresses. It counts as 0.
+ * addresses. It counts as 0. Returns the argument that this call does not read; 6 for none.
  */
-static __noinline int drop_unread(struct thread *thread, __u32 number, const __u64 *args)
+APART __u32 unread_of(__u32 number, const __u64 *args)
 {
 	struct condition *condition = LOOKUP(conditions, &number);
 	__u64 decider;
 
-	if (!condition || !thread || !args || condition->decider > 5 || condition->argument > 5)
-		return 0;
+	if (!condition || !args || condition->decider > 5)
+		return 6;
 	decider = args[condition->decider] & condition->mask;
 	if (decider & condition->any_bits)
-		return 0;
+		return 6;
 	for (int i = 0; i < CONDITION_VALUES; i++) {
 		if (i >= condition->value_count)
 			break;
 		if (decider == condition->values[i])
-			return 0;
+			return 6;
 	}
-	thread->key.args[condition->argument] = 0;
+	return condition->argument;
+}
+
+/* 0 for 0, else the number of the highest bit, from 1 up; 63 for all above. */
+ONCE __u32 bucket_of(__u64 value)
+{
+	__u32 bucket = 0;
+
+	if (value >> 62)
+		return 63;
+	for (int step = 32; step; step >>= 1) {
+		if (value >> step) {
+			bucket += step;
+			value >>= step;
+		}
+	}
+	return bucket + value;
+}
+
+/* Note sizes, offsets and pointers beside the count. */
+APART int note_args(struct slot *slot, __u32 layout, const __u64 *args)
+{
+	__u32 measures = 0;
+
+	for (int i = 0; i < 6; i++) {
+		__u32 how = layout >> (3 * i) & 7;
+		__u64 value = args[i];
+
+		if (how == ARG_POINTER) {
+			if (value)
+				slot->cell.nonnull |= 1u << i;
+			else
+				slot->cell.null |= 1u << i;
+		} else if (how == ARG_SIZE_32 || how == ARG_SIZE_64) {
+			struct measure *to = &slot->cell.measures[measures & (MEASURES - 1)];
+
+			if (how == ARG_SIZE_32)
+				value = (__u32)value;
+			measures++;
+			to->buckets |= 1ULL << (bucket_of(value) & 63);
+			if (value < to->least)
+				to->least = value;
+			if (value > to->most)
+				to->most = value;
+		}
+	}
+	slot->noted = measures < MEASURES ? measures : MEASURES;
 	return 0;
 }
 
-/* Reading the clock costs a third of what counting does: once a tick is enough for "first" and "last". */
-static __always_inline void note_time(struct thread *thread)
+static __always_inline void renew(struct thread *thread, struct slot *slot)
 {
-	__u64 tick = bpf_jiffies64();
+	flush(thread, slot);
+	slot->noted = 0;
+	slot->cell.first_ns = thread->entered_ns;
+	slot->cell.failed = slot->cell.unended = slot->cell.refused = slot->cell.doubtful = 0;
+	slot->cell.last_return = RETURN_UNSEEN;
+	slot->cell.null = slot->cell.nonnull = 0;
+	for (int i = 0; i < MEASURES; i++) {
+		slot->cell.measures[i].buckets = slot->cell.measures[i].most = 0;
+		slot->cell.measures[i].least = ~0ULL;
+	}
+}
 
+static __always_inline __u32 layout_of(__u32 arch, __u32 nr)
+{
+	__u32 zero = 0, plain = arch == ARCH_X32 ? nr & ~0x40000000u : nr;
+	struct layouts *table;
+
+	if (plain >= LAYOUT_NRS)
+		return 0;
+	table = LOOKUP(layouts, &zero);
+	plain += arch * LAYOUT_NRS;
+	return table && plain < ARCHES * LAYOUT_NRS ? table->of[plain] : 0;
+}
+
+/* Count a call in one of its thread's slots, under its program, arch, number and constrained arguments; what is
+ * unconstrained is 0. Programs repeat themselves: mostly the slot is the right one, and no map is asked.
+ */
+static __always_inline struct slot *count_call(struct thread *thread, __u32 arch, __u32 nr, __u32 layout,
+					       const __u64 *args)
+{
+	__u32 program_arch = thread->program << 2 | arch, is_plain = !(layout & LAYOUT_KEYED), at = nr;
+	__u32 unread = 6;
+	__u64 tick = bpf_jiffies64();
+	__u64 kept[6] = {};
+	struct slot *slot;
+
+	/* Reading the clock costs more than counting does: once a tick is enough for "first" and "last". */
 	if (tick != thread->tick) {
 		thread->tick = tick;
 		thread->entered_ns = bpf_ktime_get_ns();
 	}
-}
-
-/* Begin a call: put its constrained arguments into the thread's key; what is unconstrained is 0. */
-static __always_inline __u32 make_key(struct thread *thread, __u32 arch, __u32 nr, const __u64 *args)
-{
-	__u32 zero = 0, layout = 0, plain = nr;
-	struct layouts *table;
-
-	if (arch == ARCH_X32)
-		plain &= ~0x40000000u;
-	if (plain < LAYOUT_NRS) {
-		table = LOOKUP(layouts, &zero);
-		plain += arch * LAYOUT_NRS;
-		if (table && plain < ARCHES * LAYOUT_NRS)
-			layout = table->of[plain];
-	}
-	note_time(thread);
-	thread->key.program_arch = thread->program << 2 | arch;
-	thread->key.nr = nr;
-#define PUT(i)                                                                                                \
-	{                                                                                                     \
-		__u32 how = layout >> (2 * i) & 3;                                                            \
-		thread->key.args[i] = how == ARG_NONE ? 0 : how == ARG_32 ? (__u32)args[i] : args[i];          \
-	}
-	if (!(layout & 0xfff)) {
-		thread->flags = THREAD_IN_CALL | THREAD_PLAIN;
-	} else {
-		thread->flags = THREAD_IN_CALL;
-		PUT(0) PUT(1) PUT(2) PUT(3) PUT(4) PUT(5)
+	if (!is_plain) {
 		if (layout >> LAYOUT_CONDITION)
-			drop_unread(thread, (layout >> LAYOUT_CONDITION) - 1, args);
+			unread = unread_of((layout >> LAYOUT_CONDITION) - 1, args);
+#define KEEP(i)                                                                                               \
+	{                                                                                                     \
+		__u32 how = layout >> (3 * i) & 7;                                                            \
+		kept[i] = unread == i ? 0 : how == ARG_64 ? args[i] : how == ARG_32 ? (__u32)args[i] : 0;     \
 	}
-#undef PUT
-	return layout;
+		KEEP(0) KEEP(1) KEEP(2) KEEP(3) KEEP(4) KEEP(5)
+#undef KEEP
+		at += kept[0] + kept[1] + kept[2];
+	}
+	at = (at ^ at >> 2 ^ at >> 4) & (SLOTS - 1);
+	slot = &thread->slots[at];
+	/* Whether it is plain follows from the call: it is for both. */
+	if (!slot->cell.count || slot->key.program_arch != program_arch || slot->key.nr != nr ||
+	    (!is_plain && (slot->key.args[0] != kept[0] || slot->key.args[1] != kept[1] ||
+			   slot->key.args[2] != kept[2] || slot->key.args[3] != kept[3] ||
+			   slot->key.args[4] != kept[4] || slot->key.args[5] != kept[5]))) {
+		renew(thread, slot);
+		slot->key.program_arch = program_arch;
+		slot->key.nr = nr;
+		slot->is_plain = is_plain;
+		if (!is_plain)
+			for (int i = 0; i < 6; i++)
+				slot->key.args[i] = kept[i];
+	}
+	slot->cell.count++;
+	slot->cell.last_ns = thread->entered_ns;
+	thread->slot = at;
+	if (layout & LAYOUT_NOTED)
+		note_args(slot, layout, args);
+	return slot;
 }
 
-static __always_inline void on_enter(struct thread *thread, __u64 pid_tgid, __u32 arch, __u32 nr, const __u64 *args)
-{
-	__u32 layout;
-
-	if (thread->flags & (THREAD_NEWBORN | THREAD_IN_CALL)) {
-		if (thread->flags & THREAD_NEWBORN)
-			born(thread, (__u32)pid_tgid, pid_tgid >> 32);
-		else
-			count_call(thread); /* it never returned */
-	}
-	layout = make_key(thread, arch, nr, args);
-	if (layout & LAYOUT_MAPS_FILE && args[2] & PROT_EXEC)
-		thread->flags |= THREAD_MAPS_CODE;
-}
-
-/* Count a call as it begins, for loads without sys_exit: what calls return is not seen, nor is what seccomp
- * refuses.
- */
-static __always_inline void on_enter_only(struct thread *thread, __u64 pid_tgid, __u32 arch, __u32 nr,
-					  const __u64 *args)
+/* What is rare when a call begins. */
+APART int begin_oddly(struct thread *thread)
 {
 	if (thread->flags & THREAD_NEWBORN)
-		born(thread, (__u32)pid_tgid, pid_tgid >> 32);
-	make_key(thread, arch, nr, args);
-	thread->flags &= THREAD_PLAIN;
-	count_call(thread);
+		born(thread, is_caller_leader());
+	if (thread->flags & THREAD_IN_CALL)
+		thread->slots[thread->slot & (SLOTS - 1)].cell.unended++; /* it never returned */
+	return 0;
+}
+
+/* A member makes a call. Where its end is not watched, what calls return is not seen, nor is what seccomp refuses. */
+static __always_inline void on_enter(struct thread *thread, regs_t regs, __u32 nr, __u32 flags)
+{
+	__u32 arch = arch_of(current_status(), nr), layout = layout_of(arch, nr);
+	__u64 args[6];
+
+	if (thread->flags & (THREAD_NEWBORN | THREAD_IN_CALL))
+		begin_oddly(thread);
+	if (layout) {
+		read_args(args, regs, arch);
+		if (flags && layout & LAYOUT_MAPS_FILE && args[2] & PROT_EXEC)
+			flags |= THREAD_MAPS_CODE;
+		count_call(thread, arch, nr, layout, args);
+	} else {
+		count_call(thread, arch, nr, 0, 0);
+	}
+	thread->flags = flags;
+}
+
+/* --------------------------------------------------------------------------------------- ending a call */
+
+static __always_inline int is_error(__s64 ret)
+{
+	return ret < 0 && ret >= -MAX_ERRNO;
+}
+
+static __always_inline void count_return(struct slot *slot, __s64 ret)
+{
+	if (!is_error(ret)) {
+		slot->cell.last_return = 0;
+		return;
+	}
+	/* ERESTARTSYS … ERESTART_RESTARTBLOCK: neither success nor failure (include/linux/errno.h). */
+	if (ret == -512 || ret == -513 || ret == -514 || ret == -516)
+		slot->cell.unended++;
+	else
+		slot->cell.failed++;
+	slot->cell.last_return = -ret;
 }
 
 /* Count a call that seccomp answered.
@@ -296,169 +466,162 @@ static __always_inline void on_enter_only(struct thread *thread, __u64 pid_tgid,
  * For trap and kill it puts the number back where the return value will be (syscall_rollback) and sends SIGSYS. A
  * filter can make read, whose number is 0, return 0 as well; that looks the same.
  */
-static __always_inline void count_refused(struct thread *thread, __u32 nr, __s64 ret, __u32 flags)
+static __always_inline void count_refused(struct thread *thread, __u32 arch, __u32 nr, const __u64 *args,
+					  __s64 ret, __u32 flags)
 {
-	int is_error = ret < 0 && ret >= -MAX_ERRNO, is_signal = (__u32)ret == nr;
+	int is_signal = (__u32)ret == nr;
 	struct slot *slot;
 
 	/* The end of an older call, unless it failed: whoever knows the filter can tell the two apart. */
-	if (flags & THREAD_UNSURE && !is_signal && (!is_error || (ret <= -512 && ret >= -516)))
+	if (flags & THREAD_UNSURE && !is_signal && (!is_error(ret) || (ret <= -512 && ret >= -516)))
 		return;
-	slot = count_call(thread);
+	slot = count_call(thread, arch, nr, layout_of(arch, nr), args);
 	if (flags & THREAD_UNSURE) {
-		slot->doubtful++;
-		slot->last_return = is_signal ? RETURN_SIGNAL : -ret;
+		slot->cell.doubtful++;
+		slot->cell.last_return = is_signal ? RETURN_SIGNAL : -ret;
 		return;
 	}
-	slot->refused++;
+	slot->cell.refused++;
 	if (is_signal) {
-		slot->failed++;
-		slot->last_return = RETURN_SIGNAL;
+		slot->cell.failed++;
+		slot->cell.last_return = RETURN_SIGNAL;
 	} else {
 		count_return(slot, ret);
 	}
 }
 
-/* Count the call that ends here. When it did not pass sys_enter, seccomp answered it. */
-static __always_inline void on_exit(struct thread *thread, __u64 pid_tgid, __u32 arch, __u32 nr, const __u64 *args,
-				   __s64 ret)
+/* A call ends that did not pass sys_enter: it is no member's, or seccomp answered it. */
+static __always_inline void on_answered(struct thread *thread, __u32 arch, __u32 nr, const __u64 *args, __s64 ret)
 {
 	__u32 flags = thread->flags;
-	struct slot *slot;
 
-	if (arch == ARCH_I386)
-		ret = (__s32)ret;
-	if (!(flags & THREAD_IN_CALL)) {
-		if (flags & THREAD_NEWBORN)
-			born(thread, (__u32)pid_tgid, pid_tgid >> 32);
-		thread->flags = 0;
-		if (flags & THREAD_SKIP_EXIT)
-			return;
-		make_key(thread, arch, nr, args);
-		thread->flags &= THREAD_PLAIN;
-		count_refused(thread, nr, ret, flags);
-		return;
-	}
-	thread->flags &= THREAD_PLAIN;
-	slot = count_call(thread);
-	count_return(slot, ret);
+	if (flags & THREAD_NEWBORN)
+		born(thread, is_caller_leader());
+	thread->flags = 0;
+	if (!(flags & THREAD_SKIP_EXIT))
+		count_refused(thread, arch, nr, args, ret, flags);
 }
 
-/* A thread dies of what seccomp answered (kill_thread): there is no sys_exit then. */
-static __always_inline void on_killed(struct thread *thread, __u32 arch, __u32 nr, const __u64 *args)
+/* ------------------------------------------------------------------------------------ births and deaths */
+
+/* Make room for a thread that is none yet, and follow it from here on. */
+APART struct thread *new_member(__u32 tid)
 {
-	if (thread->flags & THREAD_IN_CALL)
-		return;
-	make_key(thread, arch, nr, args);
-	thread->flags &= THREAD_PLAIN;
-	count_refused(thread, nr, nr, 0);
+	struct totals *all = totals_of();
+	struct thread *thread = 0;
+	__u32 at = 0;
+
+	if (!all)
+		return 0;
+	if (bpf_map_pop_elem(MAP(spare), &at) != 0)
+		at = all->next_member < 1u << 30 ? FETCH_ADD(&all->next_member, 1) : 1u << 30;
+	thread = LOOKUP(members, &at);
+	if (!thread) {
+		ADD(&all->threads_full, 1);
+		return 0;
+	}
+	thread->regs = 0;
+	thread->tick = 0;
+	thread->program = thread->process = 0;
+	thread->flags = THREAD_NEWBORN | THREAD_SKIP_EXIT;
+	for (int i = 0; i < THREAD_CELLS / 64; i++)
+		thread->cells[i] = 0;
+	for (int i = 0; i < SLOTS; i++)
+		thread->slots[i].cell.count = 0;
+	if (INSERT(threads, &tid, &at) != 0) {
+		bpf_map_push_elem(MAP(spare), &at, BPF_ANY);
+		ADD(&all->threads_full, 1);
+		return 0;
+	}
+	ADD(&all->live, 1);
+	return thread;
 }
 
 static __always_inline void on_fork(__u32 parent_tid, __u32 child_tid)
 {
-	struct thread *parent = LOOKUP(threads, &parent_tid);
-	struct thread *child;
-	struct totals *all = totals_of();
+	struct thread *parent = thread_of(parent_tid), *child;
 
-	if (!parent || !all)
+	if (!parent)
 		return;
-	/* Inserted from the parent's value and then cut to a child's: a thread does not fit on the stack. */
-	if (INSERT(threads, &child_tid, parent) != 0) {
-		ADD(&all->threads_full, 1);
-		return;
-	}
-	child = LOOKUP(threads, &child_tid);
+	child = new_member(child_tid);
 	if (!child)
 		return;
-	child->flags = THREAD_NEWBORN | THREAD_SKIP_EXIT;
-	child->tick = 0;
-	for (int i = 0; i < THREAD_CELLS / 64; i++)
-		child->cells[i] = 0;
-	for (int i = 0; i < SLOTS; i++)
-		child->slots[i].count = 0;
-	ADD(&all->live, 1);
+	child->program = parent->program;
+	child->process = parent->process;
 }
 
 /* A member's process runs another program now. The execve itself is still counted for the old one. */
 static __always_inline void on_exec(__u32 tid, __u32 old_tid, __u32 program)
 {
 	struct thread *thread;
+	__u32 *found, at;
 
 	if (tid != old_tid) {
 		/* Its thread has taken the place and the id of the leader, which has ended. */
-		thread = LOOKUP(threads, &old_tid);
-		if (!thread)
+		found = LOOKUP(threads, &old_tid);
+		if (!found)
 			return;
-		INSERT(threads, &tid, thread);
+		at = *found;
+		INSERT(threads, &tid, &at);
 		DELETE(threads, &old_tid);
 	}
-	thread = LOOKUP(threads, &tid);
+	thread = thread_of(tid);
 	if (thread)
 		thread->program = program;
 }
 
-static __noinline struct thread *new_member(__u32 tid)
+/* Make the caller a member; a process's first thread brings the process with it. */
+APART struct thread *adopt(__u32 tid, __u32 tgid)
 {
-	struct totals *all = totals_of();
-	__u32 zero = 0;
-	struct thread *thread = LOOKUP(nobody, &zero); /* it does not fit on the stack */
+	struct thread *leader = thread_of(tgid), *thread;
 
-	if (!all || !thread)
-		return 0;
-	if (INSERT(threads, &tid, thread) == 0)
-		ADD(&all->live, 1);
-	thread = LOOKUP(threads, &tid);
-	if (!thread) {
-		ADD(&all->threads_full, 1);
-		return 0;
-	}
-	thread->flags = THREAD_NEWBORN | THREAD_SKIP_EXIT;
+	if (!leader)
+		leader = new_member(tgid);
+	if (tid == tgid || !leader)
+		return leader;
+	if (leader->flags & THREAD_NEWBORN)
+		born(leader, 1);
+	thread = new_member(tid);
+	if (thread)
+		thread->process = leader->process;
 	return thread;
 }
 
-/* Make a thread a member from here on; a process's first one brings the process with it. */
-static __noinline int adopt(__u32 tid, __u32 tgid)
+/* Let go of a member. Returns 1 when none is left. */
+APART int forget(__u32 tid)
 {
-	struct thread *leader, *thread;
+	__u32 *found = LOOKUP(threads, &tid), at;
+	struct totals *all = totals_of();
+	struct thread *thread;
 
-	if (tid == tgid) {
-		new_member(tid);
+	if (!found || !all)
 		return 0;
-	}
-	leader = LOOKUP(threads, &tgid);
-	if (!leader) {
-		leader = new_member(tgid);
-		if (leader)
-			born(leader, tgid, tgid);
-	}
-	thread = new_member(tid);
-	if (thread && leader)
-		thread->process = leader->process;
-	return 0;
+	at = *found;
+	thread = LOOKUP(members, &at);
+	if (!thread || DELETE(threads, &tid) != 0)
+		return 0;
+	thread->regs = 0;
+	bpf_map_push_elem(MAP(spare), &at, BPF_ANY);
+	return FETCH_ADD(&all->live, -1) == 1;
 }
 
-/* Returns 1 when no thread is left. */
-static __always_inline int on_end(__u64 pid_tgid)
+/* The caller ends. Returns 1 when no thread is left. */
+static __always_inline int on_end(void)
 {
-	__u32 tid = pid_tgid, process_id;
-	struct thread *thread = LOOKUP(threads, &tid);
+	__u32 tid = bpf_get_current_pid_tgid(), process_id;
+	struct thread *thread = thread_of(tid);
 	struct process *process;
-	struct totals *all = totals_of();
 
-	if (!thread || !all)
+	if (!thread)
 		return 0;
-	if (thread->flags & THREAD_NEWBORN)
-		born(thread, tid, pid_tgid >> 32);
-	if (thread->flags & THREAD_IN_CALL)
-		count_call(thread);
+	begin_oddly(thread);
 	for (int i = 0; i < SLOTS; i++)
 		flush(thread, &thread->slots[i]);
 	process_id = thread->process;
-	DELETE(threads, &tid);
 	process = LOOKUP(processes, &process_id);
 	if (process && FETCH_ADD(&process->threads, -1) == 1)
 		DELETE(processes, &process_id);
-	return FETCH_ADD(&all->live, -1) == 1;
+	return forget(tid);
 }
 
 #endif

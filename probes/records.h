@@ -12,24 +12,27 @@
 /* Syscall numbers that can have a layout; greater ones have no signature, hence no constrained arguments. */
 #define LAYOUT_NRS 1024
 
-/* A layout says which arguments enter the key: two bits each, from argument 0 up. */
+/* A layout says what is kept of which argument: three bits each, from argument 0 up. */
 #define ARG_NONE 0u
-#define ARG_32 1u
+#define ARG_32 1u /* in the key, as the kernel reads it */
 #define ARG_64 2u
+#define ARG_SIZE_32 3u /* a size or an offset: beside the key, see `struct cell` */
+#define ARG_SIZE_64 4u
+#define ARG_POINTER 5u /* whether it was null, beside the key */
+#define LAYOUT_KEYED 0x40000u /* some argument is in the key */
+#define LAYOUT_NOTED 0x80000u /* some argument is noted beside it */
 /* The call maps a file: argument 2 is prot, argument 4 the file descriptor. */
-#define LAYOUT_MAPS_FILE 0x8000u
-/* From bit 16 up: 1 + the number of the condition under which one of the arguments is read at all. */
-#define LAYOUT_CONDITION 16
+#define LAYOUT_MAPS_FILE 0x100000u
+/* From bit 24 up: 1 + the number of the condition under which one of the arguments is read at all. */
+#define LAYOUT_CONDITION 24
 #define CONDITIONS 64
 #define CONDITION_VALUES 32
 
-#define THREAD_IN_CALL 1u   /* between sys_enter and sys_exit; `key` is counted at the latter */
+#define THREAD_IN_CALL 1u   /* between sys_enter and sys_exit; counted in `slot` */
 #define THREAD_SKIP_EXIT 2u /* the next sys_exit belongs to a call that is not ours: birth, adoption */
 #define THREAD_NEWBORN 4u   /* not seen running yet: a thread of the parent's process, or a process */
 #define THREAD_MAPS_CODE 8u /* in a call that maps a file's instructions */
-
-#define THREAD_PLAIN 16u    /* the call has no constrained arguments: counted in `plain` */
-#define THREAD_UNSURE 32u   /* may be in a call that began before it was followed */
+#define THREAD_UNSURE 16u   /* may be in a call that began before it was followed */
 
 #define THREAD_CELLS 1024  /* cells a thread remembers having counted for its process */
 #define PROCESS_CELLS 4096 /* cells a process remembers; beyond, `seen` does */
@@ -68,17 +71,30 @@ struct cell_key {
 	__u64 args[6];
 };
 
+/* The values of a size or an offset: bit n of `buckets` is set for those whose highest bit is n - 1; bit 0 for 0,
+ * bit 63 for all above.
+ */
+struct measure {
+	__u64 buckets;
+	__u64 least;
+	__u64 most;
+};
+#define MEASURES 4 /* the most sizes and offsets that a call has */
+
 struct cell {
 	__u64 count;
 	__u64 first_ns; /* CLOCK_MONOTONIC at entry, to the kernel's tick */
 	__u64 last_ns;
-	__u64 ok;
 	__u64 failed;
+	__u64 unended; /* neither failed nor succeeded: did not return, or the kernel restarts it */
 	__u64 refused; /* sys_exit without sys_enter: seccomp answered */
 	__u64 doubtful; /* of `count`: refused, or begun before the thread was followed */
 	__s64 last_return; /* RETURN_UNSEEN, RETURN_SIGNAL, 0, or a positive errno */
 	__u32 processes;
 	__u32 id;
+	__u32 null;    /* bit per argument: the pointer was null */
+	__u32 nonnull; /* ... and was not */
+	struct measure measures[MEASURES]; /* the call's sizes and offsets in order; of no use before the first call */
 };
 #define RETURN_UNSEEN (-1)
 #define RETURN_SIGNAL (-2) /* seccomp sent SIGSYS: trap, kill */
@@ -86,29 +102,25 @@ struct cell {
 /* Calls of one key that a thread has counted for itself; only the thread touches it, so without atomics. */
 struct slot {
 	struct cell_key key;
-	__u64 count; /* 0: empty */
-	__u64 first_ns;
-	__u64 last_ns;
-	__u64 ok;
-	__u64 failed;
-	__u64 refused;
-	__u64 doubtful;
-	__s64 last_return;
-	__u64 is_plain;
+	__u32 is_plain;
+	__u32 noted; /* how many measures the call has */
+	struct cell cell; /* count 0: empty */
 };
 #define SLOTS 4
 
+/* A member, found by the address of its registers: no two threads that live have one. */
 struct thread {
-	struct cell_key key;
+	__u64 regs; /* 0: not known yet */
 	__u64 entered_ns;
 	__u64 tick; /* jiffies when entered_ns was read */
 	__u32 program;
 	__u32 process;
 	__u32 flags;
-	__u32 reserved;
+	__u32 slot; /* of the last call */
 	__u64 cells[THREAD_CELLS / 64];
 	struct slot slots[SLOTS];
 };
+#define PLACE_BITS 14 /* `places` has room for 2^14 */
 
 struct process {
 	__s64 threads;
@@ -132,6 +144,8 @@ struct totals {
 	__u32 next_cell;
 	__u32 next_process;
 	__u32 processes;
+	__u32 next_member; /* members from here on were never used */
+	__u32 regs_at;     /* where a thread's registers are on its stack; 0: not known yet */
 	__s64 live; /* threads born or adopted, less those that ended; negative when the loader's own end */
 	__u64 cells_full;   /* calls not counted */
 	__u64 threads_full; /* births not followed */
@@ -155,6 +169,19 @@ struct event {
 	__u32 is_program;
 	__u32 reserved;
 	char path[PATH_BYTES + NAME_BYTES];
+};
+
+/* What `ask` is asked, in its first argument. */
+#define ASK_FOLLOW 1u /* thread, program, process, flags: make it a member; one of ANSWER_... */
+#define ASK_FORGET 2u /* thread: it has ended unseen */
+#define ASK_SELF 3u   /* which: what the kernel's own data say of the asking thread */
+#define ANSWER_IS_MEMBER 0u
+#define ANSWER_FOLLOWED 1u
+#define ANSWER_FULL 2u
+
+/* struct pt_regs as all user space knows it (arch/x86/include/uapi/asm/ptrace.h). */
+struct registers {
+	__u64 r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
 };
 
 #endif

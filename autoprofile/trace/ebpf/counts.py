@@ -85,7 +85,7 @@ def counts_from_maps(keys: bytes, values: bytes, number: int) -> list[Count]:
                 cell.count - cell.doubtful,
                 cell.first_ns,
                 cell.last_ns,
-                cell.ok,
+                cell.count - cell.doubtful - cell.failed - cell.unended,
                 cell.failed,
                 cell.refused,
                 last_return,

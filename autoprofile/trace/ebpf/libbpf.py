@@ -16,7 +16,7 @@ from autoprofile.errors import MachineError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
-__all__ = ["BpfMap", "BpfObject", "EventRing", "has_libbpf", "probe_bpf"]
+__all__ = ["BpfMap", "BpfObject", "EventRing", "ask", "create_map", "has_libbpf", "probe_bpf"]
 
 _SONAME: Final = "libbpf.so.1"
 _BATCH: Final = 4096
@@ -51,6 +51,8 @@ def _bpf() -> Any:
             ("bpf_program__autoload", ctypes.c_bool, (pointer,)),
             ("bpf_program__set_autoload", integer, (pointer, ctypes.c_bool)),
             ("bpf_program__name", ctypes.c_char_p, (pointer,)),
+            ("bpf_program__fd", integer, (pointer,)),
+            ("bpf_prog_test_run_opts", integer, (integer, pointer)),
             ("bpf_link__destroy", integer, (pointer,)),
             ("bpf_map__fd", integer, (pointer,)),
             ("bpf_map__key_size", ctypes.c_uint32, (pointer,)),
@@ -118,6 +120,74 @@ def probe_bpf() -> None:
     if fd < 0:
         raise _fail("bpf(2) is refused")
     os.close(fd)
+
+
+class _RunOptions(ctypes.Structure):
+    # struct bpf_test_run_opts, tools/lib/bpf/bpf.h
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("data_in", ctypes.c_void_p),
+        ("data_out", ctypes.c_void_p),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_void_p),
+        ("ctx_out", ctypes.c_void_p),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("retval", ctypes.c_uint32),
+        ("repeat", ctypes.c_int),
+        ("duration", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
+    )
+
+
+def ask(program_fd: int, *numbers: int) -> int:
+    """Run a raw tracepoint program once in this thread, with up to 12 numbers as its arguments.
+
+    Returns:
+        What the program returned (Linux 5.10 and later).
+
+    Raises:
+        MachineError: the kernel refuses.
+    """
+    context = (ctypes.c_uint64 * 12)(*numbers)
+    options = _RunOptions(sz=ctypes.sizeof(_RunOptions))
+    options.ctx_in = ctypes.addressof(context)
+    options.ctx_size_in = ctypes.sizeof(context)
+    if _bpf().bpf_prog_test_run_opts(program_fd, ctypes.byref(options)) != 0:
+        raise _fail("a question to the probes failed")
+    return int(options.retval)
+
+
+def create_map(kind: int, name: str, key_size: int, value_size: int, entries: int, flags: int) -> BpfMap:
+    """Make a map of a BPF_MAP_TYPE_*; its descriptor is the caller's to close.
+
+    Raises:
+        MachineError: the kernel refuses.
+    """
+    options = _MapOptions(sz=ctypes.sizeof(_MapOptions), map_flags=flags)
+    fd = _bpf().bpf_map_create(kind, name.encode(), key_size, value_size, entries, ctypes.byref(options))
+    if fd < 0:
+        raise _fail(f"map {name} cannot be made")
+    return BpfMap(fd, key_size, value_size, entries)
+
+
+class _MapOptions(ctypes.Structure):
+    # struct bpf_map_create_opts, tools/lib/bpf/bpf.h: its beginning, as libbpf allows
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("btf_fd", ctypes.c_uint32),
+        ("btf_key_type_id", ctypes.c_uint32),
+        ("btf_value_type_id", ctypes.c_uint32),
+        ("btf_vmlinux_value_type_id", ctypes.c_uint32),
+        ("inner_map_fd", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32),
+        ("map_extra", ctypes.c_uint64),
+        ("numa_node", ctypes.c_uint32),
+        ("map_ifindex", ctypes.c_uint32),
+    )
 
 
 class BpfMap:
@@ -233,6 +303,7 @@ class BpfObject:
         sizes: map -> bytes of key and value; an object with others was built from other sources.
         entries: map -> entries, where not those the object says.
         without: programs that are not loaded.
+        question: a program that is loaded for `ask` alone, and not attached.
         has_events: it has a ring buffer named events.
 
     Raises:
@@ -246,9 +317,11 @@ class BpfObject:
         entries: Mapping[str, int] | None = None,
         without: Collection[str] = (),
         *,
+        question: str | None = None,
         has_events: bool = True,
     ) -> None:
         bpf = _bpf()
+        self._question = question
         self._links: list[int] = []
         self.maps: dict[str, BpfMap] = {}
         self._object = bpf.bpf_object__open_mem(image, len(image), None)
@@ -280,13 +353,21 @@ class BpfObject:
         """Attach every program."""
         bpf = _bpf()
         for program in self._programs():
-            if not bpf.bpf_program__autoload(program):
+            name = bpf.bpf_program__name(program).decode()
+            if not bpf.bpf_program__autoload(program) or name == self._question:
                 continue
             link = bpf.bpf_program__attach(program)
             if not link:
-                name = bpf.bpf_program__name(program).decode()
                 raise _fail(f"probe {name} cannot be attached")
             self._links.append(link)
+
+    def ask(self, *numbers: int) -> int:
+        """Run the question; see `ask`."""
+        bpf = _bpf()
+        for program in self._programs():
+            if bpf.bpf_program__name(program).decode() == self._question:
+                return ask(bpf.bpf_program__fd(program), *numbers)
+        raise MachineError("the probes have no question", hint="make probes builds them again")
 
     def detach(self) -> None:
         """Detach every program; the maps stay."""

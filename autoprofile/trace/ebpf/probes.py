@@ -19,20 +19,20 @@ from autoprofile.trace.ebpf.counts import Count, add_losses, counts_from_maps
 from autoprofile.trace.ebpf.files import Files
 from autoprofile.trace.ebpf.libbpf import BpfObject, EventRing, has_libbpf, probe_bpf
 from autoprofile.trace.ebpf.records import (
+    ANSWER_FOLLOWED,
+    ASK_FOLLOW,
+    ASK_FORGET,
     EVENT_FILE,
     KEY_BYTES,
     PROCESS_CELLS,
-    RETURN_UNSEEN,
     SIZES,
     THREAD_IN_CALL,
-    THREAD_PLAIN,
     THREAD_UNSURE,
     Cell,
     Config,
     Event,
     Process,
     SeenKey,
-    Slot,
     Thread,
     Totals,
     call_tables,
@@ -48,7 +48,6 @@ __all__ = ["BTF", "Probes", "is_ready", "lacks"]
 BTF: Final = "/sys/kernel/btf/vmlinux"
 _ZERO: Final = bytes(4)
 _CELL_BYTES: Final = ctypes.sizeof(Cell)
-_THREAD_BYTES: Final = ctypes.sizeof(Thread)
 # BPF atomics that return the old value: Linux kernel commit 5ffa25502b5a ("bpf: Add instructions for
 # atomic_[cmp]xchg") and its series (in v5.12).
 _OLDEST: Final = (5, 12)
@@ -122,10 +121,9 @@ class Probes:
         # Made while libbpf and the kernel work, which takes longer: somebody waits for the command to start.
         tables = threading.Thread(target=_tables, name="tables", daemon=True)
         tables.start()
-        self._object = BpfObject(image, SIZES, entries, without)
+        self._object = BpfObject(image, SIZES, entries, without, question="ask")
         tables.join()
         self._ring: EventRing | None = None
-        self._seeded_threads = 0
         self._seeded_processes: dict[int, int] = {}
         try:
             self._maps = self._object.maps
@@ -183,8 +181,7 @@ class Probes:
             tgid: its process, whose program becomes known by this.
             in_call: whether the thread may be inside a call; the first end of a call is then doubtful.
         """
-        key = tid.to_bytes(4, "little")
-        if self._maps["threads"].get(key) is not None:
+        if self.follows(tid):
             return False
         process = self._seeded_processes.get(tgid)
         if process is None:
@@ -192,22 +189,18 @@ class Probes:
             self._seeded_processes[tgid] = process
             self._maps["processes"].put(process.to_bytes(4, "little"), bytes(Process(_MANY_THREADS)))
             self.files.add_process(_SEEDED_FILE + process - _SEEDED_PROCESS, tgid)
-        thread = Thread(
-            program=_SEEDED_FILE + process - _SEEDED_PROCESS,
-            process=process,
-            flags=THREAD_UNSURE if in_call else 0,
-        )
-        if not self._maps["threads"].put(key, bytes(thread), only_new=True):
-            return False
-        self._seeded_threads += 1
-        if not os.path.exists(f"/proc/{tgid}/task/{tid}") and self._maps["threads"].remove(key):  # noqa: PTH110
-            self._seeded_threads -= 1  # it ended before it was followed
+        program = _SEEDED_FILE + process - _SEEDED_PROCESS
+        answer = self._object.ask(ASK_FOLLOW, tid, program, process, THREAD_UNSURE if in_call else 0)
+        if answer != ANSWER_FOLLOWED:
+            return False  # a member meanwhile, or no room: that is in the totals
+        if not os.path.exists(f"/proc/{tgid}/task/{tid}"):  # noqa: PTH110
+            self._object.ask(ASK_FORGET, tid)  # it ended before it was followed
         return True
 
     @property
     def live(self) -> int:
         """Return the number of threads that are followed."""
-        return int(self.totals().live) + self._seeded_threads
+        return int(self.totals().live)
 
     @property
     def processes(self) -> int:
@@ -218,14 +211,11 @@ class Probes:
         """Return the counters of the probes."""
         return Totals.from_buffer_copy(self._maps["totals"].get(_ZERO) or bytes(ctypes.sizeof(Totals)))
 
-    def counts(self, *, with_pending: bool = False) -> list[Count]:
-        """Return everything counted so far.
+    def counts(self) -> list[Count]:
+        """Return everything counted so far, calls that have not ended included.
 
         While the probes are attached, a count that a thread is just handing over may be missed or be there
         twice; after `detach` it is exact.
-
-        Args:
-            with_pending: count the calls that have not ended, too.
         """
         # A key of `plain` is the beginning of one of `cells`.
         keys, cells, number = self._maps["cells"].items()
@@ -237,39 +227,30 @@ class Probes:
             keys[i * KEY_BYTES : (i + 1) * KEY_BYTES]: Cell.from_buffer_copy(cells, i * _CELL_BYTES).id
             for i in range(number)
         }
-        return counts_from_maps(keys, cells, number) + self._counts_of_threads(ids, with_pending)
+        return counts_from_maps(keys, cells, number) + self._counts_of_threads(ids)
 
-    def _counts_of_threads(self, ids: Mapping[bytes, int], with_pending: bool) -> list[Count]:
+    def _counts_of_threads(self, ids: Mapping[bytes, int]) -> list[Count]:
         counts: list[Count] = []
         known: set[tuple[int, bytes]] = set()
-        _, threads, number = self._maps["threads"].items()
+        _, places, number = self._maps["threads"].items()
         for i in range(number):
-            thread = Thread.from_buffer_copy(threads, i * _THREAD_BYTES)
-            held = [(s.key, s.is_plain, s) for s in thread.slots if s.count]
-            if with_pending and thread.flags & THREAD_IN_CALL:
-                at = thread.entered_ns
-                pending = Slot(thread.key, 1, at, at, 0, 0, 0, 0, RETURN_UNSEEN)
-                held.append((thread.key, thread.flags & THREAD_PLAIN, pending))
-            for cell_key, is_plain, slot in held:
-                key = bytes(cell_key)
-                if is_plain:
+            raw = self._maps["members"].get(places[4 * i : 4 * i + 4])
+            if raw is None:
+                continue
+            thread = Thread.from_buffer_copy(raw)
+            if thread.flags & THREAD_IN_CALL:
+                thread.slots[thread.slot].cell.unended += 1
+            for slot in thread.slots:
+                if not slot.cell.count:
+                    continue
+                key = bytes(slot.key)
+                if slot.is_plain:
                     key = key[:8] + bytes(KEY_BYTES - 8)
                 mark = (thread.process, key)
                 is_new = mark not in known and not self._has_counted(thread.process, ids.get(key))
                 known.add(mark)
-                cell = Cell(
-                    slot.count,
-                    slot.first_ns,
-                    slot.last_ns,
-                    slot.ok,
-                    slot.failed,
-                    slot.refused,
-                    slot.doubtful,
-                    slot.last_return,
-                    int(is_new),
-                    0,
-                )
-                counts += counts_from_maps(key, bytes(cell), 1)
+                slot.cell.processes = int(is_new)
+                counts += counts_from_maps(key, bytes(slot.cell), 1)
         return counts
 
     def _has_counted(self, process: int, cell: int | None) -> bool:

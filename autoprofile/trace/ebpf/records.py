@@ -6,7 +6,8 @@ Every structure states its size; a loader compares them with the sizes its objec
 from __future__ import annotations
 
 import ctypes
-from typing import Final
+import enum
+from typing import Any, Final
 
 from autoprofile.abi.arch import ARCHES as _ARCHES
 from autoprofile.abi.signatures import UsedIf, constrained_args
@@ -20,13 +21,16 @@ __all__ = [
     "CONFIG_MOUNT_SPACE",
     "EVENT_END",
     "EVENT_FILE",
+    "ANSWER_FOLLOWED",
+    "ASK_FOLLOW",
+    "ASK_FORGET",
+    "ASK_SELF",
     "KEY_BYTES",
     "PROCESS_CELLS",
     "RETURN_SIGNAL",
     "RETURN_UNSEEN",
     "SIZES",
     "THREAD_IN_CALL",
-    "THREAD_PLAIN",
     "THREAD_UNSURE",
     "Cell",
     "CellKey",
@@ -34,6 +38,8 @@ __all__ = [
     "Config",
     "Event",
     "FileKey",
+    "Layout",
+    "Measure",
     "Process",
     "SeenKey",
     "Slot",
@@ -46,22 +52,46 @@ ARCHES: Final = ("x86_64", "i386", "x32")
 """Arch names by the number the probes use."""
 
 LAYOUT_NRS: Final = 1024
-LAYOUT_MAPS_FILE: Final = 0x8000
-LAYOUT_CONDITION: Final = 16
+LAYOUT_KEYED: Final = 0x40000
+LAYOUT_NOTED: Final = 0x80000
+LAYOUT_MAPS_FILE: Final = 0x100000
+LAYOUT_CONDITION: Final = 24
 CONDITIONS: Final = 64
 CONDITION_VALUES: Final = 32
+MEASURES: Final = 4
 THREAD_IN_CALL: Final = 1
-THREAD_PLAIN: Final = 16
-THREAD_UNSURE: Final = 32
+THREAD_UNSURE: Final = 16
 PROCESS_CELLS: Final = 4096
 RETURN_UNSEEN: Final = -1
 RETURN_SIGNAL: Final = -2
 EVENT_FILE, EVENT_END = 1, 2
 CONFIG_CGROUP, CONFIG_MOUNT_SPACE, CONFIG_CHILD, CONFIG_CGROUP_EXEC = 1, 2, 4, 8
+ASK_FOLLOW, ASK_FORGET, ASK_SELF = 1, 2, 3
+ANSWER_FOLLOWED: Final = 1
 
-_ARG_32, _ARG_64 = 1, 2
 _PATH_BYTES: Final = 4096
 _NAME_BYTES: Final = 256
+_SLOTS: Final = 4
+
+
+class Layout(enum.IntEnum):
+    """What is kept of an argument, in three bits of a call's layout."""
+
+    NONE = 0
+    KEY_32 = 1
+    KEY_64 = 2
+    SIZE_32 = 3
+    SIZE_64 = 4
+    POINTER = 5
+
+
+def _u32(*names: str) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, ctypes.c_uint32) for name in names)
+
+
+def _u64(*names: str) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, ctypes.c_uint64) for name in names)
+
 
 # Calls that map a file given by argument 4 with the protection in argument 2 (mmap(2); i386's old mmap takes
 # a pointer to its arguments, and no libc since 1998 calls it for libraries).
@@ -72,11 +102,9 @@ class Config(ctypes.Structure):
     """Whom the probes adopt by themselves."""
 
     _fields_ = (
-        ("flags", ctypes.c_uint32),
-        ("cgroup_level", ctypes.c_uint32),
-        ("cgroup_id", ctypes.c_uint64),
-        ("mount_space", ctypes.c_uint32),
-        ("own_tgid", ctypes.c_uint32),
+        *_u32("flags", "cgroup_level"),
+        *_u64("cgroup_id"),
+        *_u32("mount_space", "own_tgid"),
     )
 
 
@@ -84,11 +112,8 @@ class Condition(ctypes.Structure):
     """When an argument is read at all (`abi.UsedIf`)."""
 
     _fields_ = (
-        ("argument", ctypes.c_uint32),
-        ("decider", ctypes.c_uint32),
-        ("mask", ctypes.c_uint64),
-        ("any_bits", ctypes.c_uint64),
-        ("value_count", ctypes.c_uint64),
+        *_u32("argument", "decider"),
+        *_u64("mask", "any_bits", "value_count"),
         ("values", ctypes.c_uint64 * CONDITION_VALUES),
     )
 
@@ -96,60 +121,40 @@ class Condition(ctypes.Structure):
 class CellKey(ctypes.Structure):
     """What calls are told apart by."""
 
-    _fields_ = (
-        ("program_arch", ctypes.c_uint32),
-        ("nr", ctypes.c_uint32),
-        ("args", ctypes.c_uint64 * 6),
-    )
+    _fields_ = (*_u32("program_arch", "nr"), ("args", ctypes.c_uint64 * 6))
+
+
+class Measure(ctypes.Structure):
+    """Which values a size or an offset had: the magnitudes as bits, and the range."""
+
+    _fields_ = _u64("buckets", "least", "most")
 
 
 class Cell(ctypes.Structure):
     """What is counted of them; times are CLOCK_MONOTONIC."""
 
     _fields_ = (
-        ("count", ctypes.c_uint64),
-        ("first_ns", ctypes.c_uint64),
-        ("last_ns", ctypes.c_uint64),
-        ("ok", ctypes.c_uint64),
-        ("failed", ctypes.c_uint64),
-        ("refused", ctypes.c_uint64),
-        ("doubtful", ctypes.c_uint64),
+        *_u64("count", "first_ns", "last_ns", "failed", "unended", "refused", "doubtful"),
         ("last_return", ctypes.c_int64),
-        ("processes", ctypes.c_uint32),
-        ("id", ctypes.c_uint32),
+        *_u32("processes", "id", "null", "nonnull"),
+        ("measures", Measure * MEASURES),
     )
 
 
 class Slot(ctypes.Structure):
     """Calls of one key that a thread has counted for itself."""
 
-    _fields_ = (
-        ("key", CellKey),
-        ("count", ctypes.c_uint64),
-        ("first_ns", ctypes.c_uint64),
-        ("last_ns", ctypes.c_uint64),
-        ("ok", ctypes.c_uint64),
-        ("failed", ctypes.c_uint64),
-        ("refused", ctypes.c_uint64),
-        ("doubtful", ctypes.c_uint64),
-        ("last_return", ctypes.c_int64),
-        ("is_plain", ctypes.c_uint64),
-    )
+    _fields_ = (("key", CellKey), *_u32("is_plain", "noted"), ("cell", Cell))
 
 
 class Thread(ctypes.Structure):
     """A member."""
 
     _fields_ = (
-        ("key", CellKey),
-        ("entered_ns", ctypes.c_uint64),
-        ("tick", ctypes.c_uint64),
-        ("program", ctypes.c_uint32),
-        ("process", ctypes.c_uint32),
-        ("flags", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint32),
+        *_u64("regs", "entered_ns", "tick"),
+        *_u32("program", "process", "flags", "slot"),
         ("cells", ctypes.c_uint64 * 16),
-        ("slots", Slot * 4),
+        ("slots", Slot * _SLOTS),
     )
 
 
@@ -162,34 +167,22 @@ class Process(ctypes.Structure):
 class SeenKey(ctypes.Structure):
     """A process that made a call, for the rare cell that has no bit in `Process`."""
 
-    _fields_ = (("process", ctypes.c_uint32), ("cell", ctypes.c_uint32))
+    _fields_ = _u32("process", "cell")
 
 
 class FileKey(ctypes.Structure):
     """What files are told apart by."""
 
-    _fields_ = (
-        ("dentry", ctypes.c_uint64),
-        ("ino", ctypes.c_uint64),
-        ("dev", ctypes.c_uint32),
-        ("generation", ctypes.c_uint32),
-    )
+    _fields_ = (*_u64("dentry", "ino"), *_u32("dev", "generation"))
 
 
 class Totals(ctypes.Structure):
     """Counters of everything, and the losses."""
 
     _fields_ = (
-        ("next_file", ctypes.c_uint32),
-        ("next_cell", ctypes.c_uint32),
-        ("next_process", ctypes.c_uint32),
-        ("processes", ctypes.c_uint32),
+        *_u32("next_file", "next_cell", "next_process", "processes", "next_member", "regs_at"),
         ("live", ctypes.c_int64),
-        ("cells_full", ctypes.c_uint64),
-        ("threads_full", ctypes.c_uint64),
-        ("seen_full", ctypes.c_uint64),
-        ("files_full", ctypes.c_uint64),
-        ("ring_full", ctypes.c_uint64),
+        *_u64("cells_full", "threads_full", "seen_full", "files_full", "ring_full"),
     )
 
 
@@ -197,13 +190,9 @@ class Event(ctypes.Structure):
     """What the probes tell at once."""
 
     _fields_ = (
-        ("kind", ctypes.c_uint32),
-        ("file", ctypes.c_uint32),
-        ("pid", ctypes.c_uint32),
-        ("path_at", ctypes.c_uint32),
-        ("ino", ctypes.c_uint64),
-        ("is_program", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint32),
+        *_u32("kind", "file", "pid", "path_at"),
+        *_u64("ino"),
+        *_u32("is_program", "reserved"),
         ("path", ctypes.c_char * (_PATH_BYTES + _NAME_BYTES)),
     )
 
@@ -220,7 +209,10 @@ KEY_BYTES: Final = ctypes.sizeof(CellKey)
 
 # map -> bytes of key and value
 SIZES: Final = {
-    "threads": (4, ctypes.sizeof(Thread)),
+    "threads": (4, 4),
+    "members": (4, ctypes.sizeof(Thread)),
+    "spare": (0, 4),
+    "places": (4, 4),
     "processes": (4, ctypes.sizeof(Process)),
     "cells": (KEY_BYTES, ctypes.sizeof(Cell)),
     "plain": (8, ctypes.sizeof(Cell)),
@@ -231,7 +223,6 @@ SIZES: Final = {
     "configs": (4, ctypes.sizeof(Config)),
     "totals": (4, ctypes.sizeof(Totals)),
     "blank": (4, ctypes.sizeof(Process)),
-    "nobody": (4, ctypes.sizeof(Thread)),
 }
 """Sizes of keys and values by map, which an object must have."""
 
@@ -252,7 +243,8 @@ def call_tables() -> tuple[bytes, list[Condition]]:
                 continue
             layout = LAYOUT_MAPS_FILE if (arch, name) in _FILE_MAPPING else 0
             for spec in constrained_args(arch, name):
-                layout |= (_ARG_32 if spec.width == 32 else _ARG_64) << (2 * spec.index)
+                kept = Layout.KEY_32 if spec.width == 32 else Layout.KEY_64
+                layout |= LAYOUT_KEYED | kept << (3 * spec.index)
                 used_if = spec.used_if
                 if used_if is None or layout >> LAYOUT_CONDITION or not _fits(used_if):
                     continue

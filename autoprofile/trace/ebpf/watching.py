@@ -157,7 +157,7 @@ class Watch:
         probes = self._attached()
         ledger = LossLedger()
         probes.add_losses(ledger)
-        counts = probes.counts(with_pending=is_final)
+        counts = probes.counts()
         meta = TraceMeta(
             backend="ebpf",
             argv=self.target.argv,

@@ -1,0 +1,37 @@
+/* The kernel's own data that the probes read, each field by a function of its own.
+ *
+ * The including file says how: FIELD(function, type, struct, path) reads a field at an address, OFFSET(name, struct,
+ * path) is where it lies. libbpf relocates both by the running kernel's BTF; for bcc the loader reads this list and
+ * looks the offsets up (autoprofile/trace/ebpf/offsets.py). Pointers are numbers: nothing is followed unread.
+ */
+FIELD(task_status, __u32, task_struct, thread_info.status)
+FIELD(task_pid, __u32, task_struct, pid)
+FIELD(task_tgid, __u32, task_struct, tgid)
+FIELD(task_stack, __u64, task_struct, stack)
+FIELD(task_exit_code, __u32, task_struct, exit_code)
+FIELD(task_parent, __u64, task_struct, real_parent)
+FIELD(task_signal, __u64, task_struct, signal)
+FIELD(task_mm, __u64, task_struct, mm)
+FIELD(task_nsproxy, __u64, task_struct, nsproxy)
+FIELD(task_files, __u64, task_struct, files)
+FIELD(signal_flags, __u32, signal_struct, flags)
+FIELD(mm_exe_file, __u64, mm_struct, exe_file)
+FIELD(nsproxy_mount_space, __u64, nsproxy, mnt_ns)
+FIELD(mount_space_number, __u32, mnt_namespace, ns.inum)
+FIELD(files_table, __u64, files_struct, fdt)
+FIELD(table_size, __u32, fdtable, max_fds)
+FIELD(table_slots, __u64, fdtable, fd)
+FIELD(file_dentry, __u64, file, f_path.dentry)
+FIELD(file_mount, __u64, file, f_path.mnt)
+FIELD(file_inode, __u64, file, f_inode)
+FIELD(inode_number, __u64, inode, i_ino)
+FIELD(inode_generation, __u32, inode, i_generation)
+FIELD(inode_super, __u64, inode, i_sb)
+FIELD(super_device, __u32, super_block, s_dev)
+FIELD(dentry_parent, __u64, dentry, d_parent)
+FIELD(dentry_name, __u64, dentry, d_name.name)
+FIELD(dentry_length, __u32, dentry, d_name.len)
+FIELD(mount_parent, __u64, mount, mnt_parent)
+FIELD(mount_point, __u64, mount, mnt_mountpoint)
+FIELD(mount_root, __u64, mount, mnt.mnt_root)
+OFFSET(MOUNT_INSIDE, mount, mnt)
