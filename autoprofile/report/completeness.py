@@ -21,7 +21,7 @@ _CALLS = 5  # of one run, as profiles keep them (learn/infer.py)
 
 
 def curve_text(points: tuple[tuple[int, float], ...]) -> str:
-    """Return a discovery curve as ``22 after 1 run, 25.5 after 2``: at most eight points, the last included."""
+    """Return a discovery curve as ``22 after 1 run, 25.5 after 2``: at most eight points, the last too."""
     step = max(1, -(-len(points) // _POINTS))
     few = [p for at, p in enumerate(points) if (len(points) - 1 - at) % step == 0]
     shown = [f"{calls:g}" if calls == int(calls) else f"{calls:.1f}" for _, calls in few]
