@@ -31,8 +31,8 @@ def _built(*argv: str) -> Callable[[Place], None]:
                 check=True,
                 timeout=BUILD_LIMIT_S,
                 cwd=place.built,
-                env={**os.environ, "GOCACHE": str(place.built / "gocache"), "GOFLAGS": "-mod=mod", "CGO_ENABLED": "0"},
-            )  # fmt: skip
+                env={**os.environ, "GOCACHE": str(place.built / "gocache"), "CGO_ENABLED": "0"},
+            )
 
     return build
 

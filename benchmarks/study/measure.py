@@ -21,11 +21,10 @@ from autoprofile.observations import LossLedger, Trace
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from study.running import Runner
-    from study.workload import Program
-
     from autoprofile.observations import Observation
     from autoprofile.profile import Profile
+    from study.running import Runner
+    from study.workload import Program
 
 __all__ = ["Calibration", "Result", "Study", "as_runs", "calibrate", "refused_of"]
 
@@ -48,12 +47,21 @@ def as_runs(traces: Sequence[Sequence[Trace]]) -> Trace:
     return Trace(meta, observations, ledger, process_count=sum(part.process_count for part in parts))
 
 
-def refused_of(profile: Profile, observations: Sequence[Observation]) -> dict[str, int]:
-    """Return the calls that a profile would have refused, with how often they were made."""
+def refused_of(
+    profile: Profile, observations: Sequence[Observation], *, by_default: bool = False
+) -> dict[str, int]:
+    """Return the calls that a profile would have refused, with how often they were made.
+
+    Not refused is what a rule answers with the error it met anyway, or with ENOSYS where libc has another
+    way. With `by_default` only what no rule names counts, so not what a rule answers with an error on
+    purpose.
+    """
     refused: dict[str, int] = {}
     for o in observations:
         decision = profile.decide_call(o.arch, o.nr, [a or 0 for a in o.args])
         if not decision.action.is_permitting and not is_answered(decision, o):
+            if by_default and decision.rule is not None:
+                continue
             text = describe_call(o.arch, o.nr, o.args)
             refused[text] = refused.get(text, 0) + o.count
     return dict(sorted(refused.items()))
@@ -73,13 +81,17 @@ class Result:
         replay_denials: what was.
         b_denials: what standard refused of B, counted by a supervisor that lets it pass.
         b_traced: what it would have refused of B as it was traced without any filter.
-        b_statuses_equal: the tasks of B ended alike with and without the filter.
+        b_answered: what a rule answered with an error on purpose: the program has another way, if its tasks
+            end alike.
+        b_statuses: how the tasks of B ended without and with the filter of standard.
         b_strict: distinct tuples of B that strict refuses, and all there are.
-        unseen: estimated probability that another pass of A needs something (strict), and for one task more
-            (standard; None where A has one task).
+        b_single: what standard refuses of B after a single pass.
+        unseen_strict: estimated probability that another pass of A needs something that strict refuses.
+        unseen_task: that another task of A does, at standard; None where A is one task.
+        b_tasks_refused: tasks of B that standard refuses something.
         surface: per profile: syscalls refused and all, primitives refused and all, and the share refused of
             those that the program does not use.
-        b_single: what standard refuses of B after a single pass.
+        error: why it was not measured.
     """
 
     name: str
@@ -92,6 +104,7 @@ class Result:
     replay_denials: dict[str, int] = field(default_factory=dict)
     b_denials: dict[str, int] = field(default_factory=dict)
     b_traced: dict[str, int] = field(default_factory=dict)
+    b_answered: dict[str, int] = field(default_factory=dict)
     b_statuses: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     b_strict: tuple[int, int] = (0, 0)
     b_single: dict[str, int] = field(default_factory=dict)
@@ -152,13 +165,19 @@ class Study:
 
     def _trace_b(self, result: Result, strict: Profile, standard: Profile) -> None:
         observations = [o for part in self.b for o in part.observations]
-        result.b_traced = refused_of(standard, observations)
-        result.b_tasks_refused = sum(bool(refused_of(standard, part.observations)) for part in self.b)
+        result.b_traced = refused_of(standard, observations, by_default=True)
+        answered = set(refused_of(standard, observations)) - set(result.b_traced)
+        result.b_answered = {
+            text: n for text, n in refused_of(standard, observations).items() if text in answered
+        }
+        result.b_tasks_refused = sum(
+            bool(refused_of(standard, part.observations, by_default=True)) for part in self.b
+        )
         groups = call_groups(observations)
         distinct = sum(len(group.tuples) for group in groups)
         result.b_strict = (len(refused_of(strict, observations)), distinct)
         single = infer(as_runs(self.a[:1]), level="standard").profile
-        result.b_single = refused_of(single, observations)
+        result.b_single = refused_of(single, observations, by_default=True)
 
     def _replay(self, result: Result, strict: Profile, standard: Profile, replays: int) -> None:
         program = self._program

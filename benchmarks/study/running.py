@@ -17,22 +17,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from study.workload import Place
-
 from autoprofile.enforce import enforce
 from autoprofile.enforce.supervise import NotifySupervisor
 from autoprofile.filter import compile_profile
 from autoprofile.learn.calls import describe_call
 from autoprofile.profile.action import Action
 from autoprofile.trace.source import Command, source_named
+from study.workload import Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from study.workload import Program, Task
-
     from autoprofile.observations import Trace
     from autoprofile.profile import Profile
+    from study.workload import Program, Task
 
 __all__ = ["Denials", "Runner", "adopt_orphans"]
 
@@ -95,7 +93,11 @@ class Runner:
         return traces
 
     def supervise(self, tasks: Sequence[Task], profile: Profile, *, complain: bool) -> Denials:
-        """Enforce a profile with a supervisor that counts what it refuses, or in complain mode would refuse."""
+        """Enforce a profile with a supervisor that counts what the default action is for.
+
+        It answers as the profile says, or with `complain` lets everything pass. What a rule refuses the
+        kernel answers itself, uncounted.
+        """
         handed = replace(profile, default=Action.NOTIFY, bad_arch=Action.NOTIFY, mode="allowlist")
         program = bytes(compile_profile(handed))
         calls: dict[str, int] = {}

@@ -43,9 +43,10 @@ def _nginx(place: Place) -> None:
         _NGINX
         % (
             "worker_processes 2; worker_rlimit_nofile 500;",
-            "gzip on; gzip_min_length 100; sendfile on; tcp_nopush on; keepalive_timeout 5; open_file_cache max=9;",
-            "location /list/ { autoindex on; } location /api/ { proxy_pass http://127.0.0.1:{port}/list/; }"
-            " error_page 404 /index.html; location /old { return 301 /index.html; } client_max_body_size 1m;",
+            """gzip on; gzip_min_length 100; sendfile on; tcp_nopush on; keepalive_timeout 5;
+            open_file_cache max=9; client_max_body_size 1m;""",
+            """location /list/ { autoindex on; } location /api/ { proxy_pass http://127.0.0.1:{port}/list/; }
+            error_page 404 /index.html; location /old { return 301 /index.html; }""",
         ),
     )
     place.write("www/index.html", "<p>hello</p>\n" * 40)
@@ -166,7 +167,7 @@ SERVERS = (
                 ),
                 _redis_b,
             ),
-        ),  # fmt: skip
+        ),
         is_held_out=True,
     ),
     Program(
@@ -206,7 +207,7 @@ SERVERS = (
                 ),
                 _memcached_b,
             ),
-        ),  # fmt: skip
+        ),
         is_held_out=True,
     ),
 )

@@ -9,9 +9,12 @@ from __future__ import annotations
 import socket
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 __all__ = ["CLIENT_TIMEOUT_S", "Place", "Program", "Task", "client", "wait_for"]
 

@@ -1,4 +1,4 @@
-"""Threads, files and hashes: the Python program of the study. `work.py a` trains, `work.py b` does other things."""
+"""Threads, files and hashes: the Python program of the study. `a` trains, `b` does other things."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 
 
 def first():
+    """Hash files in threads."""
     todo = queue.Queue()
     results = []
 
@@ -30,6 +31,7 @@ def first():
 
 
 def second():
+    """Compress, copy, wait, and fail a little."""
     import concurrent.futures
     import csv
     import gzip
