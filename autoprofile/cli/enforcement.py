@@ -5,6 +5,7 @@ Nothing here loads pandas, pyarrow or rich: this is the path that every enforced
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,11 +20,12 @@ from autoprofile.profile import Action, Profile, SeccompRule
 from autoprofile.trace.source import Command
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
     from autoprofile.cli.output import Output
+    from autoprofile.cli.supervision import Supervision
     from autoprofile.enforce.audit import AuditWriter
+    from autoprofile.enforce.metrics import Metrics
     from autoprofile.enforce.supervise import NotifySupervisor
     from autoprofile.filter import Program
 
@@ -46,8 +48,8 @@ class Enforcement:
         where: its file, for the audit log.
         on_violation: what happens to calls that no rule names, in a denylist to those a rule refuses; the
             profile's own answer unless given.
-        complain: refuse nothing, record everything that would have been refused. widens.
-        audit_file: where refused calls are recorded.
+        supervision: who decides and what is recorded. widens: with complain nothing is refused, and a judge
+            may let calls pass.
     """
 
     def __init__(
@@ -56,16 +58,19 @@ class Enforcement:
         *,
         where: str,
         on_violation: str | None,
-        complain: bool,
-        audit_file: Path | None,
+        supervision: Supervision,
     ) -> None:
         self._where = where
-        self._complain = complain
-        self._audit_file = audit_file
+        self._supervision = supervision
+        self._complain = supervision.complain
         self._profile = profile if on_violation is None else _answering(profile, _ANSWERS[on_violation])
+        self._judge = supervision.judge_for(self._profile)
+        self._metrics: Metrics | None = None
+        #: Processes that a supervisor has killed so far.
+        self.killed = 0
         self._is_supervised = (
-            complain
-            or audit_file is not None
+            supervision.is_needed
+            or self._judge is not None
             or self._profile.default == Action.NOTIFY
             or any(rule.action == Action.NOTIFY for rule in self._profile.rules)
         )
@@ -76,7 +81,8 @@ class Enforcement:
         if not self._is_supervised:
             *before, program = self._filters(output)
             return enforce(command, program, before=before, privileged=privileged, arches=self._profile.arch)
-        return self._run_supervised(command, output, privileged=privileged)
+        with self._publishing(output):
+            return self._run_supervised(command, output, privileged=privileged)
 
     def attach(
         self, pid: int, output: Output, *, privileged: bool, descendants: bool, trust_filters: bool
@@ -90,15 +96,16 @@ class Enforcement:
             complain=self._complain,
         )
         try:
-            return attaching.run(
-                pid,
-                [bytes(program) for program in self._filters(output)],
-                descendants=descendants,
-                privileged=privileged,
-                arches=self._profile.arch,
-                judge=self._let_pass if self._complain else self._answer,
-                trust_filters=trust_filters,
-            )
+            with self._publishing(output):
+                return attaching.run(
+                    pid,
+                    [bytes(program) for program in self._filters(output)],
+                    descendants=descendants,
+                    privileged=privileged,
+                    arches=self._profile.arch,
+                    judge=self._let_pass if self._complain else self._answer,
+                    trust_filters=trust_filters,
+                )
         finally:
             for supervisor in attaching.supervisors:
                 self._summarise(supervisor, output)
@@ -110,7 +117,9 @@ class Enforcement:
         # In the order of installation: the listener, where there is one, is for the last.
         profile = self._with_fallbacks()
         if self._is_supervised:
-            profile = _handed_over(self._profile, everything=self._complain)
+            profile = _handed_over(
+                self._profile, everything=self._complain, violations=self._supervision.asks
+            )
             self._say_what_stays_refused(profile, output)
         beyond, has_bitmap = answer_beyond(profile), kernel_release() >= (5, 11)
         try:
@@ -130,6 +139,14 @@ class Enforcement:
         return stack
 
     def _say_what_stays_refused(self, handed: Profile, output: Output) -> None:
+        trapped = sorted({str(rule.syscall) for rule in handed.rules if rule.action.kind == "trap"})
+        if handed.default.kind == "trap":
+            trapped = ["calls that no rule names"]
+        if trapped and self._supervision.audit_file is not None:
+            output.note(
+                "not in the audit log, because SIGSYS goes to the program itself (trap): "
+                + ", ".join(trapped)
+            )
         # An explicit ENOSYS is how the profile steers libc to another call. Were that let pass, complain mode
         # would watch a program that takes another way than the enforced one.
         if not self._complain:
@@ -174,51 +191,80 @@ class Enforcement:
         return status
 
     def _supervisor(self, argv: Sequence[str], output: Output) -> tuple[NotifySupervisor, AuditWriter | None]:
-        from autoprofile.enforce.audit import AuditWriter
         from autoprofile.enforce.supervise import NotifySupervisor
 
-        audit = None
-        if self._audit_file is not None:
-            audit = AuditWriter(
-                self._audit_file,
-                argv=tuple(argv),
-                profile=self._where,
-                mode="complain" if self._complain else "enforce",
-                on_trouble=output.warn,
-            )
+        audit = self._supervision.new_log(argv, self._where, output)
         supervisor = NotifySupervisor(
-            self._answer, complain=self._complain, audit=audit, on_trouble=output.warn
+            self._answer,
+            judge=self._judge,
+            is_open=self._is_open,
+            complain=self._complain,
+            audit=audit,
+            backtrace=self._supervision.backtrace,
+            on_trouble=output.warn,
         )
+        if self._metrics is not None:
+            self._metrics.watch(supervisor)
         return supervisor, audit
+
+    @contextmanager
+    def _publishing(self, output: Output) -> Iterator[None]:
+        with self._supervision.new_metrics() as metrics:
+            self._metrics = metrics
+            if metrics is not None and metrics.port is not None:
+                output.note(f"metrics at port {metrics.port}")
+            yield
+
+    def _is_open(self, arch: str, nr: int, args: Sequence[int]) -> bool:
+        # What somebody may decide about is what the profile says nothing of, or asks about; in a denylist it
+        # is what a rule refuses, as for --on-violation. An arch that is not listed is nobody's to allow.
+        if arch not in self._profile.arch:
+            return False
+        decision = self._profile.decide_call(arch, nr, args)
+        if decision.action.kind == "notify" or self._profile.default == Action.ALLOW:
+            return True
+        if self._profile.mode == "denylist":
+            return decision.rule is not None
+        return decision.rule is None and self._supervision.asks
 
     def _answer(self, arch: str, nr: int, args: Sequence[int]) -> Action:
         action = self._profile.decide_call(arch, nr, args).action
-        # "notify" asks this supervisor, and its answer is to refuse.
+        # "notify" asks this supervisor, and where nobody decides otherwise its answer is to refuse.
         return Action.errno("EPERM") if action.kind in {"notify", "trace", "trap"} else action
 
-    def _summarise(self, supervisor: object, output: Output) -> None:
-        summary = supervisor.summary  # type: ignore[attr-defined]
+    def _summarise(self, supervisor: NotifySupervisor, output: Output) -> None:
+        summary = supervisor.summary
+        self.killed += summary.killed
         if not summary.denials:
             return
-        what = "not allowed but let pass" if self._complain else "refused"
-        calls = "1 call" if summary.denials == 1 else f"{summary.denials} calls"
-        output.note(f"{calls} {what}, {len(summary.records)} distinct")
-        if self._audit_file is not None:
-            output.note(f"see them with: autoprofile drift {self._where} {self._audit_file}")
+        passed = sum(r.count for r in summary.records if r.event in ("complain", "log", "allow"))
+        for number, what in ((summary.denials - passed, "refused"), (passed, "not allowed but let pass")):
+            if number:
+                distinct = sum(
+                    (r.event in ("complain", "log", "allow")) == (what != "refused") for r in summary.records
+                )
+                output.note(f"{'1 call' if number == 1 else f'{number} calls'} {what}, {distinct} distinct")
+        if self._supervision.audit_file is not None:
+            output.note(f"see them with: autoprofile drift {self._where} {self._supervision.audit_file}")
+        if summary.killed_by_sigkill:
+            output.note(
+                f"{summary.killed_by_sigkill} of {summary.killed} killed processes handle SIGSYS: they were"
+                " killed by SIGKILL (status 137)"
+            )
         if summary.lost:
             output.warn(f"{summary.lost} audit records were lost")
 
 
 def _answering(profile: Profile, action: Action) -> Profile:
     # A violation is what no rule names, but in a denylist, which allows that, what a rule refuses.
-    if profile.default == Action.ALLOW:
+    if profile.mode == "denylist" or profile.default == Action.ALLOW:
         rules = tuple(replace(r, action=action) if _is_refusing(r.action) else r for r in profile.rules)
         return replace(profile, rules=rules)
     # The mode has to fit the default; it changes nothing about what calls get.
     return replace(profile, default=action, mode="denylist" if action.is_permitting else "allowlist")
 
 
-def _handed_over(profile: Profile, *, everything: bool) -> Profile:
+def _handed_over(profile: Profile, *, everything: bool, violations: bool = False) -> Profile:
     """Return the profile whose filter hands what is not allowed to the supervisor, which records it.
 
     Not handed over is what is refused with ENOSYS by a rule: that is how libc is told to take another way,
@@ -230,10 +276,13 @@ def _handed_over(profile: Profile, *, everything: bool) -> Profile:
     Args:
         profile: what the calls get.
         everything: for complain mode.
+        violations: hand over violations too that the profile answers by trap, since somebody decides about
+            them; without an opinion of theirs they fail with EPERM.
     """
+    asks_of_rules = everything or (violations and profile.mode == "denylist")
 
     def handed(action: Action) -> Action:
-        if action == Action.LOG or (_is_refusing(action) and (everything or action.kind != "trap")):
+        if action == Action.LOG or (_is_refusing(action) and (asks_of_rules or action.kind != "trap")):
             return Action.NOTIFY
         return action
 
@@ -245,9 +294,13 @@ def _handed_over(profile: Profile, *, everything: bool) -> Profile:
         return handed(rule.action)
 
     rules = tuple(replace(rule, action=of(rule)) for rule in profile.rules)
-    default = profile.default if profile.default == Action.ALLOW else Action.NOTIFY
+    keeps = profile.default == Action.ALLOW or (
+        profile.default.kind == "trap" and not (everything or violations)
+    )
+    default = profile.default if keeps else Action.NOTIFY
     mode = "denylist" if default == Action.ALLOW else "allowlist"
-    return replace(profile, rules=rules, default=default, mode=mode, bad_arch=Action.NOTIFY)
+    bad_arch = profile.bad_arch if profile.bad_arch.kind == "trap" and not everything else Action.NOTIFY
+    return replace(profile, rules=rules, default=default, mode=mode, bad_arch=bad_arch)
 
 
 def _is_refusing(action: Action) -> bool:

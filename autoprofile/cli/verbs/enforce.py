@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from autoprofile.cli import exit as exits
-from autoprofile.cli.options import ExistingFile, command_argument, output_of, profile_argument, verb
+from autoprofile.cli.options import command_argument, output_of, profile_argument, verb
+from autoprofile.cli.supervision import supervision_options
 
 if TYPE_CHECKING:
     from autoprofile.cli.output import Output
@@ -34,13 +35,12 @@ __all__ = ["command"]
     help="What happens to a call that no rule names; the profile's own default unless given.",
 )
 @click.option("--complain", is_flag=True, help="Refuse nothing; record what would have been refused.")
-@click.option(
-    "--audit", "audit_file", type=ExistingFile(), metavar="A.jsonl", help="Record refused calls (appended)."
-)
+@supervision_options
 @click.option("--allow-new-privs", is_flag=True, help="Let setuid programs gain their rights (root only).")
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     profile: Path,
     command: tuple[str, ...],
     pid: int | None,
@@ -48,18 +48,23 @@ def command(
     trust_filters: bool,
     on_violation: str | None,
     complain: bool,
-    audit_file: Path | None,
     allow_new_privs: bool,
+    **supervised: Any,
 ) -> int:
     """Run a command, or go on with a running process, under a profile.
 
     The filter is in place before the command's first instruction; when it cannot be, the command is not run.
-    stdout and the exit status are the command's own (159: killed by the filter, 137: by the supervisor).
+    stdout and the exit status are the command's own (159: killed by the filter or the supervisor; 137: by the
+    supervisor, because the program handles SIGSYS).
 
     \b
     kill    end the process (SIGSYS)             trap    send it SIGSYS, which it may handle
     errno   fail with EPERM (or ENOSYS)          log     let it pass, into the kernel's log
     notify  fail with EPERM (or ENOSYS), recorded with arguments, program and code location
+
+    What a hybrid profile leaves open is decided by risk: calls of class medium and high are refused, the
+    others run and are recorded. --ask and --hook decide about every violation; what they let pass runs with
+    whatever its pointer arguments point to by then.
 
     \b
       autoprofile enforce web.yaml -- ./web
@@ -69,6 +74,7 @@ def command(
     """  # noqa: D301 - \b is click's own mark
     from autoprofile.cli.enforcement import Enforcement
     from autoprofile.cli.inputs import read_profile
+    from autoprofile.cli.supervision import Supervision
 
     output = output_of(ctx)
     if pid is None and (no_descendants or trust_filters):
@@ -77,13 +83,10 @@ def command(
         raise click.UsageError("there is no command to run: give it after --, or name a --pid", ctx)
     if pid is not None and command:
         raise click.UsageError("a command and --pid exclude each other", ctx)
-    plan = Enforcement(
-        read_profile(profile),
-        where=str(profile),
-        on_violation=on_violation,
-        complain=complain,
-        audit_file=audit_file,
-    )
+    supervision = Supervision(complain=complain, **supervised)
+    rules = read_profile(profile)
+    supervision.check(ctx, rules, on_violation)
+    plan = Enforcement(rules, where=str(profile), on_violation=on_violation, supervision=supervision)
     if pid is not None:
         output.failure_status = exits.FAILED  # there is no command whose status it could be mistaken for
         return plan.attach(
@@ -94,8 +97,10 @@ def command(
             trust_filters=trust_filters,
         )
     status = plan.run(command, output, privileged=allow_new_privs)
-    if status == exits.SIGSYS_DEATH:
-        _explain_death(output, profile, command, audit_file)
+    if (
+        status == exits.SIGSYS_DEATH and not plan.killed
+    ):  # else the call is recorded, and how to see it was said
+        _explain_death(output, profile, command, supervision.audit_file)
     return status
 
 
