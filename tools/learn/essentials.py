@@ -196,17 +196,22 @@ def measure() -> list[tuple[str, str, str, str, str]]:
     )
 
 
-def _version() -> str:
-    line = subprocess.run(["ldd", "--version"], capture_output=True, text=True, check=True).stdout.split(
-        "\n"
-    )[0]
-    return line.split()[-1]
+def _glibc() -> str:
+    said = subprocess.run(["ldd", "--version"], capture_output=True, text=True, check=True).stdout
+    return said.split("\n")[0].split()[-1]
+
+
+def _musl() -> str:
+    # the loader names itself on stderr when it is given nothing to load
+    said = subprocess.run(["/lib/ld-musl-x86_64.so.1"], capture_output=True, text=True, check=False).stderr
+    return next(line.split()[-1] for line in said.splitlines() if line.startswith("Version"))
 
 
 def main() -> int:
     """Write the data file; exit status 1 when it changed."""
     rows = measure()
-    head = f"# source: measured with tools/learn/essentials.py on x86_64 Linux, glibc {_version()} and musl"
+    libcs = f"glibc {_glibc()} and musl {_musl()}"
+    head = f"# source: measured with tools/learn/essentials.py on x86_64 Linux, {libcs}"
     text = "\n".join([head, *("\t".join(row) for row in rows)]) + "\n"
     changed = not DATA.exists() or DATA.read_text() != text
     DATA.write_text(text)
