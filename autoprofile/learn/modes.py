@@ -20,10 +20,12 @@ from autoprofile.profile.rule import Evidence, SeccompRule
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from autoprofile.abi.risk import Risk
     from autoprofile.learn.calls import CallGroup
+    from autoprofile.learn.risks import RiskCondition
     from autoprofile.profile.rule import Args
 
-__all__ = ["DEFAULTS", "deny_rules", "rules_of_mode"]
+__all__ = ["DEFAULTS", "RARE", "deny_rules", "rules_of_mode"]
 
 DEFAULTS: Mapping[str, Action] = {
     "allowlist": Action.KILL_PROCESS,
@@ -31,6 +33,15 @@ DEFAULTS: Mapping[str, Action] = {
     "hybrid": Action.NOTIFY,
 }
 """The default action of each mode, unless another is asked for."""
+
+RARE = frozenset(
+    ("keyring", "legacy", "machine", "kernel-observation", "kernel-code", "ipsec", "rare-protocol", "netlink")
+) | {"exploit-aid", "terminal"}
+"""Classes whose medium risks hardly any program carries: a denylist refuses them unless they were seen.
+
+Others stay allowed there, since a run that needs them would break: execution, identity, process-access (crash
+handlers), network, write-and-execute (code made at run time).
+"""
 
 _HIDING: Mapping[str, tuple[str, Args]] = {
     "clone3": ("clone", ANY),
@@ -53,7 +64,7 @@ def rules_of_mode(
     """
     if mode == "allowlist":
         return list(rules)
-    denied = deny_rules(groups, arches)
+    denied = deny_rules(groups, arches, rare=mode == "denylist")
     return denied if mode == "denylist" else [*(r for r in rules if not _refuses(r, denied)), *denied]
 
 
@@ -63,8 +74,15 @@ def _refuses(rule: SeccompRule, denied: Sequence[SeccompRule]) -> bool:
     return unseen and any(d.syscall == rule.syscall and d.arch == rule.arch and d.args is ANY for d in denied)
 
 
-def deny_rules(groups: Sequence[CallGroup], arches: Sequence[str]) -> list[SeccompRule]:
+def deny_rules(
+    groups: Sequence[CallGroup], arches: Sequence[str], *, rare: bool = False
+) -> list[SeccompRule]:
     """Return rules that refuse every high risk which was not seen.
+
+    Args:
+        groups: what was seen.
+        arches: of the profile.
+        rare: refuse also the medium risks of `RARE` classes; where nobody is asked, nothing else would.
 
     widens: of a call that was seen and is a risk whatever its arguments, nothing is denied here, since no
         rule says
@@ -77,7 +95,7 @@ def deny_rules(groups: Sequence[CallGroup], arches: Sequence[str]) -> list[Secco
         for name in sorted(syscall_table(arch)):
             seen = by_call.get((arch, name))
             whole = syscall_risk(name)
-            if seen is None and whole is not None and whole.severity == "high":
+            if seen is None and whole is not None and _is_denied(whole, rare=rare):
                 action = Action.errno("ENOSYS" if name in ENOSYS_FALLBACK else "EPERM")
                 reason = f"not seen: {whole.name_class}: {whole.reason}"
                 rules.append(SeccompRule(name, action, ANY, limit, Evidence(reason=reason)))
@@ -88,15 +106,32 @@ def deny_rules(groups: Sequence[CallGroup], arches: Sequence[str]) -> list[Secco
                 else []
             )
             for condition in conditions(arch, name):
-                if condition.risk.severity != "high" or any(condition.holds(values) for values in tuples):
+                if not _is_denied(condition.risk, rare=rare) or any(condition.holds(v) for v in tuples):
                     continue
                 reason = f"not seen: {condition.risk.name_class}: {condition.risk.reason}"
                 rules += [
-                    SeccompRule(name, Action.errno("EPERM"), args, limit, Evidence(reason=reason))
+                    SeccompRule(
+                        name,
+                        Action.errno("EPERM"),
+                        (*args, *_but_routes(condition)),
+                        limit,
+                        Evidence(reason=reason),
+                    )
                     for args in condition.comparators()
                 ]
         rules += _hidden_rules(arch, limit, by_call, {r.syscall for r in rules if r.arch == limit})
     return rules
+
+
+def _is_denied(risk: Risk, *, rare: bool) -> bool:
+    return risk.severity == "high" or (rare and risk.severity == "medium" and risk.name_class in RARE)
+
+
+def _but_routes(condition: RiskCondition) -> tuple[Arg, ...]:
+    # getaddrinfo and getifaddrs of glibc and musl ask the kernel for addresses through NETLINK_ROUTE: of the
+    # medium risk that is netlink as a whole, this one protocol is every program's business.
+    is_netlink = condition.risk.name_class == "netlink" and condition.risk.severity == "medium"
+    return (Arg(2, "ne", 0),) if is_netlink else ()
 
 
 def _hidden_rules(

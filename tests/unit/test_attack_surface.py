@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from autoprofile.abi import syscall_nr
+from autoprofile.learn import learn
 from autoprofile.observations import Observation, ProgramId
 from autoprofile.profile import ANY, Action, Arg, Profile, SeccompRule
+from tests.unit.learn.traces import observed, trace_of
 
 _SOURCE = Path(__file__).parents[2] / "benchmarks" / "attack_surface.py"
 _spec = importlib.util.spec_from_file_location("attack_surface", _SOURCE)
@@ -100,3 +102,14 @@ def test_a_primitive_is_used_when_the_program_was_seen_to_make_its_calls():
     measured = surface.measure(_profile(), list(PRIMITIVES.values()), [call(38)])
     assert measured.used == frozenset({"alg-socket"})
     assert measured.refused_unused == 1.0
+
+
+def test_a_denylist_refuses_what_hardly_any_program_needs():
+    """keyctl, modify_ldt and netlink are refused unless seen, and routes stay: resolvers ask for them."""
+    profile = learn(trace_of(observed("getuid")), mode="denylist")
+    refused = ("keyring-refcount", "add-key", "modify-ldt", "crypto-netlink", "netfilter-netlink", "set-mm")
+    assert {surface.outcome(profile, PRIMITIVES[name]) for name in refused} == {"refused"}
+    assert profile.decide("socket", "AF_NETLINK", "SOCK_RAW", "NETLINK_ROUTE").action == Action.ALLOW
+    seen = learn(trace_of(observed("keyctl", 1), observed("socket", 16, 3, 6)), mode="denylist")
+    assert seen.decide("keyctl", 1).action == Action.ALLOW
+    assert seen.decide("socket", "AF_NETLINK", "SOCK_RAW", "NETLINK_XFRM").action == Action.ALLOW
