@@ -45,6 +45,7 @@ class How:
         worth: what a constraint has to bring; None for the usual.
         deny_failed: whether calls that always failed are denied.
         deny_opaque: whether calls with arguments behind pointers are denied where libc has another.
+        deny_jit: whether memory for code made at run time is denied with an error that libraries expect.
     """
 
     level: str = "strict"
@@ -54,6 +55,7 @@ class How:
     worth: float | None = None
     deny_failed: bool = True
     deny_opaque: bool = True
+    deny_jit: bool = True
 
     def infer(self, trace: Trace) -> Inference:
         """Infer a profile; raises what `autoprofile.learn.infer` does."""
@@ -70,6 +72,7 @@ class How:
             worth=WORTH if self.worth is None else self.worth,
             deny_failed=self.deny_failed,
             deny_opaque=self.deny_opaque,
+            deny_jit=self.deny_jit,
         )
 
 

@@ -47,9 +47,14 @@ class Runs:
         self._known = 0
         self._unseen: float | None = None
         self._is_stable = False
+        self._runs: set[frozenset[object]] = set()
+        self._taken = 0
 
     def wants_more(self, trace: Trace) -> bool:
         """Tell whether the estimate is still above the bound; says what the last run has shown."""
+        last = trace.meta.runs - 1
+        self._runs.add(frozenset((o.arch, o.nr, o.args) for o in trace.observations if o.run == last))
+        self._taken = trace.meta.runs
         estimate = self._how.infer(trace).completeness
         distinct = _distinct(trace)
         new, self._known = distinct - self._known, distinct
@@ -70,7 +75,13 @@ class Runs:
         return not self._is_stable
 
     def conclude(self) -> None:
-        """Say so when learning ends before the bound was reached."""
+        """Say so when learning ends before the bound was reached, or when reaching it means little."""
+        if self._is_stable and len(self._runs) == 1 and self._taken > 1:
+            self._output.warn(
+                f"all {self._taken} runs made the very same calls: that holds for more of the same, and says "
+                "nothing about other uses",
+                hint="give it a command that does something else each time, or merge runs of other workloads",
+            )
         if not self._is_stable:
             chance = "unknown" if self._unseen is None else f"still {self._unseen:.1%}"
             self._output.warn(

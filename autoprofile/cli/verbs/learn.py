@@ -82,6 +82,12 @@ __all__ = ["command"]
     help="Whether clone3 and openat2, with flags no filter sees, get ENOSYS so that libc takes others.",
 )
 @click.option(
+    "--jit-error/--no-jit-error",
+    "deny_jit",
+    default=True,
+    help="Whether memory for code made at run time gets EACCES where a library can do without it.",
+)
+@click.option(
     "--runs",
     type=click.IntRange(1),
     metavar="N",
@@ -129,6 +135,7 @@ def command(
     worth: float | None,
     deny_failed: bool,
     deny_opaque: bool,
+    deny_jit: bool,
     runs: int | None,
     bound: float | None,
     window: float | None,
@@ -177,7 +184,7 @@ def command(
         raise click.UsageError("--window divides the watch of --pid and its like, for --until-stable", ctx)
     if level == "strict" and worth is not None:
         raise click.UsageError("--worth weighs constraints, and strict drops none: give another --level", ctx)
-    how = How(level, mode, _action(default_action), confidence, worth, deny_failed, deny_opaque)
+    how = How(level, mode, _action(default_action), confidence, worth, deny_failed, deny_opaque, deny_jit)
     if chosen is not None:
         output.failure_status = exits.FAILED  # nothing is run
         found = chosen.find()
