@@ -8,38 +8,57 @@
 
 /* ------------------------------------------------------------------------------------------- identities */
 
+struct walk {
+	struct event *event;
+	__u64 dentry;
+	__u64 mount;
+};
+
+/* Write the name of one directory before those below it, or leave a mount; 1 at the end. */
+static __always_inline int step_up(struct walk *walk)
+{
+	__u64 dentry = walk->dentry, mount = walk->mount, parent = dentry_parent(dentry), name;
+	struct event *event = walk->event;
+	__u32 length, at;
+
+	if (dentry == mount_root(mount) || dentry == parent) {
+		parent = mount_parent(mount);
+		if (mount == parent)
+			return 1;
+		walk->dentry = mount_point(mount);
+		walk->mount = parent;
+		return 0;
+	}
+	name = dentry_name(dentry);
+	length = dentry_length(dentry);
+	/* Kept in memory, where the verifier does not follow its values: else it walks every combination. */
+	at = event->path_at;
+	if (length >= NAME_BYTES || at > PATH_BYTES || length + 1 > at)
+		return 1;
+	at -= length + 1;
+	event->path_at = at;
+	event->path[at & (PATH_BYTES - 1)] = '/';
+	bpf_probe_read_kernel(&event->path[(at + 1) & (PATH_BYTES - 1)], length & (NAME_BYTES - 1), (void *)name);
+	walk->dentry = parent;
+	return 0;
+}
+
+LOOPED(step_up, struct walk)
+#define PATH_STEPS 48 /* directories and mounts */
+
 APART int write_path(struct event *event, __u64 file)
 {
-	__u64 dentry, mount, parent, name;
-	__u32 length, at;
+	struct walk walk = { .event = event };
 
 	if (!event || !file)
 		return 0;
-	dentry = file_dentry(file);
-	mount = file_mount(file) - MOUNT_INSIDE();
-	for (int i = 0; i < 48; i++) {
-		parent = dentry_parent(dentry);
-		if (dentry == mount_root(mount) || dentry == parent) {
-			parent = mount_parent(mount);
-			if (mount == parent)
-				break;
-			dentry = mount_point(mount);
-			mount = parent;
-			continue;
-		}
-		name = dentry_name(dentry);
-		length = dentry_length(dentry);
-		/* Kept in memory, where the verifier does not follow its values: else it walks every combination. */
-		at = event->path_at;
-		if (length >= NAME_BYTES || at > PATH_BYTES || length + 1 > at)
+	walk.dentry = file_dentry(file);
+	walk.mount = file_mount(file) - MOUNT_INSIDE();
+	if (LOOPS(step_up, PATH_STEPS, &walk))
+		return 0;
+	for (int i = 0; i < PATH_STEPS; i++)
+		if (step_up(&walk))
 			break;
-		at -= length + 1;
-		event->path_at = at;
-		event->path[at & (PATH_BYTES - 1)] = '/';
-		bpf_probe_read_kernel(&event->path[(at + 1) & (PATH_BYTES - 1)], length & (NAME_BYTES - 1),
-				      (void *)name);
-		dentry = parent;
-	}
 	return 0;
 }
 

@@ -52,6 +52,8 @@ struct mnt_namespace {
 #define ARGUMENT(n) ctx->args[n]
 
 #define ONCE static __always_inline
+#define LOOPS(function, times, about) 0
+#define LOOPED(function, type)
 #define APART static __always_inline
 
 typedef __u64 regs_t;

@@ -20,6 +20,9 @@ enum {
 enum {
 	BPF_F_NO_PREALLOC = 1,
 };
+enum bpf_func_id {
+	BPF_FUNC_loop = 181, /* Linux 5.17 */
+};
 enum {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
@@ -185,6 +188,18 @@ struct pt_regs {
 
 /* Verified once, not for each state of each caller; not static for that. */
 #define ONCE __noinline
+
+/* Call a function some times, or until it returns 1; says whether this kernel can. The verifier walks a loop as often
+ * as the loop does, such a function once.
+ */
+#define LOOPS(function, times, about)                                                                         \
+	(bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_loop) &&                                       \
+	 (bpf_loop(times, in_loop_##function, about, 0), 1))
+#define LOOPED(function, type)                                                                                \
+	static long in_loop_##function(__u32 i, type *about)                                                  \
+	{                                                                                                     \
+		return function(about);                                                                       \
+	}
 #define APART static __noinline
 
 /* The registers as the tracepoints give them: read without asking anybody. */

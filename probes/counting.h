@@ -152,10 +152,12 @@ static __always_inline struct cell *cell_of(struct slot *slot)
 	return slot->is_plain ? LOOKUP(plain, &slot->key) : LOOKUP(cells, &slot->key);
 }
 
-static __always_inline void add_measure(struct measure *to, struct measure *from)
+ONCE int add_measure(struct measure *to, struct measure *from)
 {
 	__u64 seen;
 
+	if (!to || !from)
+		return 0;
 	FETCH_OR(&to->buckets, from->buckets);
 	/* Tried a few times: each failure is another thread's success. */
 	for (int i = 0; i < 8 && from->least < (seen = to->least); i++)
@@ -164,6 +166,7 @@ static __always_inline void add_measure(struct measure *to, struct measure *from
 	for (int i = 0; i < 8 && from->most > (seen = to->most); i++)
 		if (EXCHANGE(&to->most, seen, from->most) == seen)
 			break;
+	return 0;
 }
 
 /* Add a slot to a cell that another one has made. */
@@ -239,7 +242,7 @@ static __always_inline int is_caller_leader(void)
 }
 
 /* The thread runs for the first time since its birth; only now it can be told whether it is a process. */
-APART int born(struct thread *thread, int is_leader)
+ONCE int born(struct thread *thread, int is_leader)
 {
 	struct totals *all = totals_of();
 	struct process *process;
@@ -264,17 +267,22 @@ APART int born(struct thread *thread, int is_leader)
 	return 0;
 }
 
+/* A call's arguments, where they are given to a function that is verified once. */
+struct arguments {
+	__u64 of[6];
+};
+
 /* What a register that the call does not read holds is garbage: one call would be as many keys as there are stack
  * addresses. It counts as 0. Returns the argument that this call does not read; 6 for none.
  */
-APART __u32 unread_of(__u32 number, const __u64 *args)
+ONCE __u32 unread_of(__u32 number, const struct arguments *args)
 {
 	struct condition *condition = LOOKUP(conditions, &number);
 	__u64 decider;
 
 	if (!condition || !args || condition->decider > 5)
 		return 6;
-	decider = args[condition->decider] & condition->mask;
+	decider = args->of[condition->decider] & condition->mask;
 	if (decider & condition->any_bits)
 		return 6;
 	for (int i = 0; i < CONDITION_VALUES; i++) {
@@ -287,7 +295,7 @@ APART __u32 unread_of(__u32 number, const __u64 *args)
 }
 
 /* 0 for 0, else the number of the highest bit, from 1 up; 63 for all above. */
-ONCE __u32 bucket_of(__u64 value)
+static __always_inline __u32 bucket_of(__u64 value)
 {
 	__u32 bucket = 0;
 
@@ -302,14 +310,34 @@ ONCE __u32 bucket_of(__u64 value)
 	return bucket + value;
 }
 
-/* Note sizes, offsets and pointers beside the count. */
-APART int note_args(struct slot *slot, __u32 layout, const __u64 *args)
+/* Note the next size or offset of a call. */
+ONCE int note_size(struct slot *slot, __u64 value)
 {
-	__u32 measures = 0;
+	struct measure *to;
+	__u32 at;
 
+	if (!slot)
+		return 0;
+	at = slot->noted & (MEASURES - 1);
+	to = &slot->cell.measures[at];
+	to->buckets |= 1ULL << (bucket_of(value) & 63);
+	if (value < to->least)
+		to->least = value;
+	if (value > to->most)
+		to->most = value;
+	slot->noted = at + 1;
+	return 0;
+}
+
+/* Note sizes, offsets and pointers beside the count. */
+ONCE int note_args(struct slot *slot, __u32 layout, const struct arguments *args)
+{
+	if (!slot || !args)
+		return 0;
+	slot->noted = 0;
 	for (int i = 0; i < 6; i++) {
 		__u32 how = layout >> (3 * i) & 7;
-		__u64 value = args[i];
+		__u64 value = args->of[i];
 
 		if (how == ARG_POINTER) {
 			if (value)
@@ -317,24 +345,16 @@ APART int note_args(struct slot *slot, __u32 layout, const __u64 *args)
 			else
 				slot->cell.null |= 1u << i;
 		} else if (how == ARG_SIZE_32 || how == ARG_SIZE_64) {
-			struct measure *to = &slot->cell.measures[measures & (MEASURES - 1)];
-
-			if (how == ARG_SIZE_32)
-				value = (__u32)value;
-			measures++;
-			to->buckets |= 1ULL << (bucket_of(value) & 63);
-			if (value < to->least)
-				to->least = value;
-			if (value > to->most)
-				to->most = value;
+			note_size(slot, how == ARG_SIZE_32 ? (__u32)value : value);
 		}
 	}
-	slot->noted = measures < MEASURES ? measures : MEASURES;
 	return 0;
 }
 
-static __always_inline void renew(struct thread *thread, struct slot *slot)
+ONCE int renew(struct thread *thread, struct slot *slot)
 {
+	if (!thread || !slot)
+		return 0;
 	flush(thread, slot);
 	slot->noted = 0;
 	slot->cell.first_ns = thread->entered_ns;
@@ -345,6 +365,7 @@ static __always_inline void renew(struct thread *thread, struct slot *slot)
 		slot->cell.measures[i].buckets = slot->cell.measures[i].most = 0;
 		slot->cell.measures[i].least = ~0ULL;
 	}
+	return 0;
 }
 
 static __always_inline __u32 layout_of(__u32 arch, __u32 nr)
@@ -378,7 +399,7 @@ static __always_inline struct slot *count_call(struct thread *thread, __u32 arch
 	}
 	if (!is_plain) {
 		if (layout >> LAYOUT_CONDITION)
-			unread = unread_of((layout >> LAYOUT_CONDITION) - 1, args);
+			unread = unread_of((layout >> LAYOUT_CONDITION) - 1, (void *)args);
 #define KEEP(i)                                                                                               \
 	{                                                                                                     \
 		__u32 how = layout >> (3 * i) & 7;                                                            \
@@ -407,13 +428,15 @@ static __always_inline struct slot *count_call(struct thread *thread, __u32 arch
 	slot->cell.last_ns = thread->entered_ns;
 	thread->slot = at;
 	if (layout & LAYOUT_NOTED)
-		note_args(slot, layout, args);
+		note_args(slot, layout, (void *)args);
 	return slot;
 }
 
 /* What is rare when a call begins. */
-APART int begin_oddly(struct thread *thread)
+ONCE int begin_oddly(struct thread *thread)
 {
+	if (!thread)
+		return 0;
 	if (thread->flags & THREAD_NEWBORN)
 		born(thread, is_caller_leader());
 	if (thread->flags & THREAD_IN_CALL)
