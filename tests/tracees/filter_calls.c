@@ -1,7 +1,7 @@
-/* filter_calls FILTER CALLS RESULTS: installs a filter and makes a list of calls under it.
-   FILTER: an array of struct sock_filter. CALLS: records of eight 64-bit numbers: way in (0: syscall, 1: int $0x80),
+/* filter_calls FILTER CALLS RESULTS [FILTER]...: installs filters and makes a list of calls under them.
+   FILTER: an array of struct sock_filter; those after RESULTS are installed first, in their order. "-" is none. CALLS: records of eight 64-bit numbers: way in (0: syscall, 1: int $0x80),
    nr, six arguments. RESULTS: for each call one 64-bit number is written: what it returned, or 2^32 + si_errno when it
-   was trapped. The filter has to allow rt_sigreturn and exit_group, nothing else. */
+   was trapped. The filters have to allow rt_sigreturn and exit_group, those before the last seccomp too. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -57,9 +57,8 @@ static void *map(const char *path, int writable, size_t *size) {
 }
 
 int main(int argc, char **argv) {
-    size_t filter_size, calls_size, results_size;
-    if (argc != 4) return 2;
-    struct sock_filter *code = map(argv[1], 0, &filter_size);
+    size_t calls_size, results_size;
+    if (argc < 4) return 2;
     const uint64_t(*calls)[8] = map(argv[2], 0, &calls_size);
     int64_t *results = map(argv[3], 1, &results_size);
     struct sigaction action;
@@ -67,9 +66,18 @@ int main(int argc, char **argv) {
     action.sa_sigaction = on_sigsys;
     action.sa_flags = SA_SIGINFO;
     if (sigaction(SIGSYS, &action, NULL) != 0) return 2;
-    struct sock_fprog program = {(unsigned short)(filter_size / sizeof *code), code};
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return 2;
-    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) != 0) return 3;
+    struct sock_fprog programs[16];
+    int count = 0;
+    for (int i = 4; i <= argc && count < 16; i++) {
+        const char *path = i < argc ? argv[i] : argv[1];
+        size_t size;
+        if (strcmp(path, "-") == 0) continue;
+        programs[count].filter = map(path, 0, &size);
+        programs[count++].len = (unsigned short)(size / sizeof(struct sock_filter));
+    }
+    for (int i = 0; i < count; i++)
+        if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &programs[i]) != 0) return 3;
     for (size_t i = 0; i < calls_size / sizeof *calls; i++) {
         trapped = 0;
         int64_t result = calls[i][0] ? compat(calls[i]) : native(calls[i]);
