@@ -98,6 +98,9 @@ def attach(
 ) -> Attachment:
     """Install filters in all threads of a running process, on top of those it may have.
 
+    If it is a child of ours, nobody else in this process may wait for it meanwhile (`subprocess.Popen.poll`,
+    `send_signal` and `kill` do): a tracee's stops would be reported to them.
+
     Args:
         pid: the process.
         programs: bytes of cBPF programs, in the order of installation.
@@ -203,26 +206,32 @@ class _Attempt:
             if time.monotonic() - begin > _STUCK_S:
                 for tid in tuple(self._threads.seized):
                     _reap(tid)
+        # Python is done with the thread a little before the kernel is: only then is all let go.
+        while os.path.exists(f"/proc/self/task/{worker.native_id}"):  # noqa: PTH110
+            time.sleep(0.0001)
 
     def _work(self) -> None:
         begin = time.monotonic()
         try:
             try:
                 result = self._install()
+            except (AutoprofileError, OSError) as error:
+                self._error = self._explained(error)
+                return
             finally:
                 self._threads.release()
             self._result = replace(result, stopped_s=time.monotonic() - begin)
-        except InjectionDied as error:
-            self._error = AttachError(f"process {self._request.pid} ended meanwhile ({error.what})")
-        except LaunchError as error:
-            self._error = AttachError(
-                f"process {self._request.pid}: {error.what}{self._changes}", hint=error.hint
-            )
-        except KernelError as error:
-            ended = error.errno == errno.ESRCH or self._threads.has_ended()
-            self._error = AttachError(f"process {self._request.pid} ended meanwhile") if ended else error
         except BaseException as error:  # noqa: BLE001 - raised again by `run`, in the thread that asked
             self._error = error
+
+    def _explained(self, error: AutoprofileError | OSError) -> BaseException:
+        # A process that was killed meanwhile fails everywhere, each time otherwise.
+        pid = self._request.pid
+        if isinstance(error, InjectionDied) or self._threads.have_died():
+            return AttachError(f"process {pid} ended meanwhile")
+        if isinstance(error, LaunchError):
+            return AttachError(f"process {pid}: {error.what}{self._changes}", hint=error.hint)
+        return error
 
     def _install(self) -> Attachment:
         request = self._request

@@ -195,6 +195,17 @@ class StoppedThreads:
                 raise
             self._skipped.add(tid)
 
+    def have_died(self) -> bool:
+        """Tell whether the process is gone or about to be: nothing of its stopped threads can be read."""
+        if self.has_ended():
+            return True
+        for tid in self._stopped:
+            try:
+                Frozen.of(tid)
+            except KernelError:
+                return True
+        return False
+
     def _may_seize(self, tid: int) -> bool:
         for attempt in range(_REFUSALS):
             try:
