@@ -5,7 +5,7 @@ is permitted is calculated as regions over the registers, not tried call by call
 and the share of all syscalls refused; the command line prints them side by side for profiles, Docker's (any
 OCI seccomp JSON) and, for each profile, one that keeps its syscall names only.
 
-    python benchmarks/attack_surface.py [--oci FILE.json]... [--trace T.parquet] [--names-only] [P.yaml]...
+    python benchmarks/attack_surface.py [--docker] [--oci FILE.json] [--trace T.parquet] [--names-only] P.yaml
 
 With a trace, primitives that the program uses itself are marked; the share refused of the others is given.
 """
@@ -302,6 +302,7 @@ def main() -> int:
     """Measure the profiles named on the command line, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("profiles", nargs="*", type=Path, metavar="P.yaml")
+    parser.add_argument("--docker", action="store_true", help="add Docker's default (docker_default.py)")
     parser.add_argument("--oci", action="append", default=[], type=Path, metavar="FILE.json")
     parser.add_argument("--trace", type=Path, metavar="T.parquet", help="what the program did")
     parser.add_argument(
@@ -309,8 +310,8 @@ def main() -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
-    if not options.profiles and not options.oci:
-        parser.error("name a profile or an --oci file")
+    if not options.profiles and not options.oci and not options.docker:
+        parser.error("name a profile, an --oci file, or --docker")
     primitives = load_primitives()
     observations = Trace.load(options.trace).observations if options.trace else None
     profiles: dict[str, Profile] = {}
@@ -318,6 +319,10 @@ def main() -> int:
         profiles[path.stem] = Profile.load(path)
         if options.names_only:
             profiles[f"{path.stem} names"] = names_only(profiles[path.stem])
+    if options.docker:
+        import docker_default
+
+        profiles["Docker's default"] = docker_default.profile()
     for path in options.oci:
         profiles[path.stem] = import_profile(path.read_text(), "oci", str(path)).profile
     surfaces = {name: measure(one, primitives, observations) for name, one in profiles.items()}
