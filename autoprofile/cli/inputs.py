@@ -1,7 +1,7 @@
 """Files named on the command line, read into the objects they hold; ``-`` is stdin.
 
-What a file is follows from its first bytes, never from its name: a trace is Parquet, an audit log is JSON
-Lines, anything else is a profile.
+What a file is follows from its content, never from its name: a trace is Parquet, an audit log is JSON Lines or
+holds SECCOMP records of the kernel's audit, anything else is a profile.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _STDIN = Path("-")
+_HEAD = 1 << 20  # bytes in which a file of kernel messages has to show a SECCOMP record
 
 
 def kind_of(path: Path) -> str:
@@ -42,13 +43,17 @@ def kind_of(path: Path) -> str:
         return "profile"
     try:
         with path.open("rb") as file:
-            head = file.read(64)
+            head = file.read(_HEAD)
     except OSError as error:
         raise _unreadable(path, error) from error
     if head.startswith(b"PAR1"):
         return "trace"
     is_json = head.lstrip().startswith(b"{")
-    return "audit" if is_json or (not head and path.suffix == ".jsonl") else "profile"
+    if is_json or (not head and path.suffix == ".jsonl"):
+        return "audit"
+    from autoprofile.auditlog.foreign import holds_kernel_records
+
+    return "audit" if holds_kernel_records(head) else "profile"
 
 
 def read_profile(path: Path) -> Profile:
