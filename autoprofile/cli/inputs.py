@@ -1,7 +1,7 @@
 """Files named on the command line, read into the objects they hold; ``-`` is stdin.
 
-What a file is follows from its content, never from its name: a trace is Parquet, an audit log is JSON Lines or
-holds SECCOMP records of the kernel's audit, anything else is a profile.
+What a file is follows from its content, never from its name: a trace is Parquet, an audit log is JSON Lines
+or holds SECCOMP records of the kernel's audit, anything else is a profile.
 """
 
 from __future__ import annotations
