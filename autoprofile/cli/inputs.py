@@ -34,7 +34,7 @@ _HEAD = 1 << 20  # bytes in which a file of kernel messages has to show a SECCOM
 
 
 def kind_of(path: Path) -> str:
-    """Return ``trace``, ``audit`` or ``profile``.
+    """Return ``trace``, ``audit``, ``oci`` (a seccomp profile for container runtimes) or ``profile``.
 
     Raises:
         AutoprofileError: the file cannot be read.
@@ -49,6 +49,8 @@ def kind_of(path: Path) -> str:
     if head.startswith(b"PAR1"):
         return "trace"
     is_json = head.lstrip().startswith(b"{")
+    if is_json and (b'"defaultAction"' in head or b'"ociVersion"' in head) and _is_oci(path):
+        return "oci"
     if is_json or (not head and path.suffix == ".jsonl"):
         return "audit"
     from autoprofile.auditlog.foreign import holds_kernel_records
@@ -72,6 +74,12 @@ def read_profile_text(path: Path) -> tuple[str, str]:
     if path == _STDIN:
         return sys.stdin.read(), "<stdin>"
     kind = kind_of(path)
+    if kind == "oci":
+        raise AutoprofileError(
+            "this is a seccomp profile of another format (OCI, Docker)",
+            where=str(path),
+            hint=f"`autoprofile import {path} -o P.yaml` makes one of ours of it",
+        )
     if kind != "profile":
         names = {"trace": "a trace", "audit": "an audit log"}
         raise AutoprofileError(
@@ -134,6 +142,16 @@ def read_evidence(paths: Sequence[Path]) -> tuple[list[Trace], list[AuditLog]]:
                 hint="traces come from `learn --trace T.parquet`, audit logs from `enforce --audit A.jsonl`",
             )
     return traces, audits
+
+
+def _is_oci(path: Path) -> bool:
+    import json
+
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and bool({"defaultAction", "ociVersion"} & content.keys())
 
 
 def _unreadable(path: Path, error: OSError) -> AutoprofileError:

@@ -7,30 +7,24 @@ Nothing of the target is stopped or changed.
 from __future__ import annotations
 
 import signal
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from autoprofile.errors import AutoprofileError, MachineError
+from autoprofile.errors import MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
-    from autoprofile.cli.output import Output
-    from autoprofile.observations import Trace
     from autoprofile.profile import Profile
     from autoprofile.trace.ebpf.counts import Count
     from autoprofile.trace.ebpf.watching import Watch
-    from autoprofile.trace.source import Progress
     from autoprofile.trace.targets import Target
 
-__all__ = ["Chosen", "Refusals", "chosen_target", "learn_from", "live", "refusal_text", "target_options"]
+__all__ = ["Chosen", "Refusals", "chosen_target", "live", "refusal_text", "target_options"]
 
-CHECKPOINT_S = 5.0  # a crash loses no more of a long watch than this
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -118,50 +112,6 @@ def live(target: Target, *, returns: bool) -> Iterator[Watch]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def learn_from(output: Output, target: Target, timeout_s: float | None, checkpoint: Path | None) -> Trace:
-    """Watch a target until it ends, the time is over, or Ctrl-C; return what was seen.
-
-    Args:
-        output: where to say so.
-        target: whom to watch.
-        timeout_s: seconds; None for no end.
-        checkpoint: a trace file that is kept up to date while the target runs.
-
-    Raises:
-        MachineError: this machine cannot trace with eBPF.
-        AutoprofileError: nothing was seen.
-    """
-    from autoprofile.report.facts import counted
-
-    line = output.progress()
-
-    def show(progress: Progress) -> None:
-        line.update(
-            f"learning {target.name}: {counted(progress.syscalls, 'syscall')},"
-            f" {counted(progress.observations, 'argument tuple')}, {counted(progress.events, 'call')},"
-            f" {counted(progress.processes, 'process', 'processes')}, {progress.elapsed_s:.0f} s"
-        )
-
-    # What calls return is not learned from; without it the target is slowed down half as much.
-    with live(target, returns=False) as watch:
-        saved_s = time.monotonic()
-
-        def keep() -> None:
-            nonlocal saved_s
-            if checkpoint is not None and time.monotonic() - saved_s >= CHECKPOINT_S:
-                watch.trace(is_final=False).save(checkpoint)
-                saved_s = time.monotonic()
-
-        output.note(f"learning {target.name} with ebpf; Ctrl-C ends the learning, not the target")
-        watch.follow(timeout_s=timeout_s, on_progress=show, on_tick=keep)
-        watch.detach()
-        line.clear()
-        trace = watch.trace()
-    if not trace.observations:
-        raise AutoprofileError(f"{target.name} made no calls while it was watched", hint="watch it longer")
-    return trace
 
 
 @dataclass

@@ -278,3 +278,30 @@ def test_a_merged_profile_does_not_contradict_itself(tmp_path: Path) -> None:
     assert "3 runs" in shown
     assert "chance that another run needs something unseen" in shown
     assert "all of one run" not in shown
+
+
+def test_a_profile_of_another_format_is_named_as_such(tmp_path: Path) -> None:
+    """It is no audit log; the hint makes one of ours of it, which can be decided, linted and compared."""
+    entries = [{"names": ["read", "mount"], "action": "SCMP_ACT_ALLOW"}]
+    (tmp_path / "d.json").write_text(json.dumps({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": entries}))
+    refused = autoprofile("decide", "d.json", "mount", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "autoprofile import d.json -o P.yaml" in refused.stderr
+    made = autoprofile("import", "d.json", "--arch", "x86_64", "-o", "P.yaml", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert autoprofile("decide", "P.yaml", "mount", cwd=tmp_path).stdout.startswith("allow")
+    linted = autoprofile("lint", "P.yaml", "--kernel", "6.1", cwd=tmp_path)
+    assert linted.returncode == 3
+    assert "mount is allowed with any arguments" in linted.stdout
+    assert autoprofile("diff", "P.yaml", "P.yaml", "--exit-code", cwd=tmp_path).returncode == 0
+    broken = autoprofile(
+        "import", "-", "-o", "Q.yaml", cwd=tmp_path, stdin=_file(tmp_path, '{"defaultAction": 1}')
+    )
+    assert broken.returncode == 1
+    assert "<stdin>: defaultAction: no action 1" in broken.stderr
+
+
+def _file(folder: Path, text: str) -> int:
+    path = folder / "stdin.json"
+    path.write_text(text)
+    return os.open(path, os.O_RDONLY)
