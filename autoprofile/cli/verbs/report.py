@@ -34,14 +34,16 @@ def command(ctx: click.Context, file: Path, evidence: tuple[Path, ...], target: 
       autoprofile report web.yaml monday.parquet web.jsonl -o drift.html
     """  # noqa: D301 - \b is click's own mark
     from autoprofile.atomic import write_atomic
-    from autoprofile.cli.inputs import kind_of, read_evidence, read_profile, read_trace
+    from autoprofile.cli.inputs import kind_of, read_evidence, read_profile_text, read_trace
+    from autoprofile.profile import Profile
     from autoprofile.report import html
 
     output = output_of(ctx)
     kind = kind_of(file)
     sources = ", ".join(str(path) for path in (file, *evidence))
-    if kind == "profile":
-        profile = read_profile(file)
+    if kind in {"profile", "oci"}:
+        text, where = read_profile_text(file)
+        profile = Profile.loads(text, where)
         if evidence:
             from autoprofile.drift import compare
 
@@ -49,7 +51,7 @@ def command(ctx: click.Context, file: Path, evidence: tuple[Path, ...], target: 
         else:
             from autoprofile.lint import lint
 
-            page = html.profile_page(profile, source=sources, findings=lint(profile).findings)
+            page = html.profile_page(profile, source=sources, findings=lint(profile, text=text).findings)
     elif evidence:
         raise UsageError(f"{file} is no profile", hint="evidence is compared with a profile: name that first")
     elif kind == "trace":
