@@ -337,17 +337,17 @@ QUESTION(ask)
 	case ASK_FORGET:
 		return forget(subject);
 	case ASK_SELF:
-		if (subject == 0)
+		if (subject == ASK_THREAD)
 			return task_pid(task);
-		if (subject == 1)
+		if (subject == ASK_PROCESS)
 			return task_tgid(task);
-		if (subject == 2)
+		if (subject == ASK_PARENT)
 			return task_tgid(task_parent(task));
-		if (subject == 3)
+		if (subject == ASK_MOUNT_SPACE)
 			return mount_space_number(nsproxy_mount_space(task_nsproxy(task)));
-		if (subject == 4)
+		if (subject == ASK_PROGRAM)
 			return program_of(task, bpf_get_current_pid_tgid() >> 32);
-		file = file_of_descriptor(subject - 5);
+		file = file_of_descriptor(subject - ASK_DESCRIPTOR);
 		return file ? inode_number(file_inode(file)) : 0;
 	}
 	return 0;

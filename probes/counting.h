@@ -368,6 +368,14 @@ ONCE int renew(struct thread *thread, struct slot *slot)
 	return 0;
 }
 
+/* Cut an index to a power of two where the compiler sees no need to, but the verifier does. */
+#define BELOW(index, power)                                                                                   \
+	({                                                                                                    \
+		__u64 cut = (index);                                                                          \
+		asm volatile("%0 &= %1" : "+r"(cut) : "i"((power) - 1));                                      \
+		cut;                                                                                          \
+	})
+
 static __always_inline __u32 layout_of(__u32 arch, __u32 nr)
 {
 	__u32 zero = 0, plain = arch == ARCH_X32 ? nr & ~0x40000000u : nr;
@@ -376,8 +384,7 @@ static __always_inline __u32 layout_of(__u32 arch, __u32 nr)
 	if (plain >= LAYOUT_NRS)
 		return 0;
 	table = LOOKUP(layouts, &zero);
-	plain += arch * LAYOUT_NRS;
-	return table && plain < ARCHES * LAYOUT_NRS ? table->of[plain] : 0;
+	return table ? table->of[BELOW(arch * LAYOUT_NRS + plain, 4 * LAYOUT_NRS)] : 0;
 }
 
 /* Count a call in one of its thread's slots, under its program, arch, number and constrained arguments; what is

@@ -43,7 +43,7 @@
 #define CONFIG_CGROUP_EXEC 8u /* adopt whoever executes a program inside the cgroup */
 
 struct layouts {
-	__u32 of[ARCHES * LAYOUT_NRS];
+	__u32 of[4 * LAYOUT_NRS]; /* one arch is to spare, for a power of two */
 };
 
 /* Argument `argument` is read when `decider & mask` has one of `any_bits`, or is one of the values. */
@@ -139,13 +139,14 @@ struct file_key {
 	__u32 generation;
 };
 
+/* 64 bits wide where the old value is asked for: what bcc compiles for gives it back for no others. */
 struct totals {
-	__u32 next_file; /* the first id is 1; 0 is "unknown" */
-	__u32 next_cell;
-	__u32 next_process;
-	__u32 processes;
-	__u32 next_member; /* members from here on were never used */
-	__u32 regs_at;     /* where a thread's registers are on its stack; 0: not known yet */
+	__u64 next_file; /* the first id is 1; 0 is "unknown" */
+	__u64 next_cell;
+	__u64 next_process;
+	__u64 next_member; /* members from here on were never used */
+	__u64 processes;
+	__u64 regs_at; /* where a thread's registers are on its stack; 0: not known yet */
 	__s64 live; /* threads born or adopted, less those that ended; negative when the loader's own end */
 	__u64 cells_full;   /* calls not counted */
 	__u64 threads_full; /* births not followed */
@@ -175,6 +176,12 @@ struct event {
 #define ASK_FOLLOW 1u /* thread, program, process, flags: make it a member; one of ANSWER_... */
 #define ASK_FORGET 2u /* thread: it has ended unseen */
 #define ASK_SELF 3u   /* which: what the kernel's own data say of the asking thread */
+#define ASK_THREAD 0u
+#define ASK_PROCESS 1u
+#define ASK_PARENT 2u
+#define ASK_MOUNT_SPACE 3u
+#define ASK_PROGRAM 4u    /* its id; told of as any program's */
+#define ASK_DESCRIPTOR 5u /* plus a descriptor: the lower half of its inode's number */
 #define ANSWER_IS_MEMBER 0u
 #define ANSWER_FOLLOWED 1u
 #define ANSWER_FULL 2u

@@ -16,11 +16,24 @@ from autoprofile.errors import MachineError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
-__all__ = ["BpfMap", "BpfObject", "EventRing", "ask", "create_map", "has_libbpf", "probe_bpf"]
+__all__ = [
+    "BpfMap",
+    "BpfObject",
+    "EventRing",
+    "ask",
+    "attach_raw",
+    "bind",
+    "create_map",
+    "has_libbpf",
+    "load_raw",
+    "probe_bpf",
+]
 
 _SONAME: Final = "libbpf.so.1"
 _BATCH: Final = 4096
 _LOG_LINES: Final = 200
+_VERIFIER_BYTES: Final = 1 << 20
+_RAW_TRACEPOINT: Final = 17  # BPF_PROG_TYPE_RAW_TRACEPOINT
 
 _Print = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 _Sample = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
@@ -40,7 +53,8 @@ def _bpf() -> Any:
                 hint="apt-get install libbpf1; --backend notify and ptrace need neither it nor root",
             ) from error
         pointer, integer, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
-        for name, result, arguments in (
+        _declare(
+            library,
             ("libbpf_set_print", pointer, (_Print,)),
             ("bpf_object__open_mem", pointer, (ctypes.c_char_p, size, pointer)),
             ("bpf_object__load", integer, (pointer,)),
@@ -59,6 +73,8 @@ def _bpf() -> Any:
             ("bpf_map__value_size", ctypes.c_uint32, (pointer,)),
             ("bpf_map__max_entries", ctypes.c_uint32, (pointer,)),
             ("bpf_map__set_max_entries", integer, (pointer, ctypes.c_uint32)),
+            ("bpf_prog_load", integer, (integer, *[ctypes.c_char_p] * 3, size, pointer)),
+            ("bpf_raw_tracepoint_open", integer, (ctypes.c_char_p, integer)),
             ("bpf_map_create", integer, (integer, ctypes.c_char_p, *[ctypes.c_uint32] * 3, pointer)),
             ("bpf_map_lookup_elem", integer, (integer, pointer, pointer)),
             ("bpf_map_update_elem", integer, (integer, pointer, pointer, ctypes.c_uint64)),
@@ -69,12 +85,27 @@ def _bpf() -> Any:
             ("ring_buffer__consume", integer, (pointer,)),
             ("ring_buffer__epoll_fd", integer, (pointer,)),
             ("ring_buffer__free", None, (pointer,)),
-        ):
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
+        )
         library.libbpf_set_print(_print)
         _library = library
     return _library
+
+
+def bind(*functions: tuple[str, Any, tuple[Any, ...]]) -> Any:
+    """Return the library with further functions declared: name, type of the result, types of the arguments.
+
+    Raises:
+        MachineError: there is no libbpf.
+    """
+    library = _bpf()
+    _declare(library, *functions)
+    return library
+
+
+def _declare(library: Any, *functions: tuple[str, Any, tuple[Any, ...]]) -> None:
+    for name, result, arguments in functions:
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
 
 
 _libc: Final = ctypes.CDLL(None)
@@ -96,7 +127,7 @@ def _fail(what: str, number: int | None = None) -> MachineError:
     why = os.strerror(number) if number else "unknown error"
     said = next((line for line in reversed(_log) if line and "libbpf: failed" not in line), "")
     hint: str | None = "tracing with eBPF needs root (CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE); others do not"
-    if number not in (errno.EPERM, errno.EACCES):
+    if number != errno.EPERM and (number != errno.EACCES or os.geteuid() == 0):  # the verifier's, too
         hint = f"{said[:300]}; --backend notify and ptrace do without" if said else None
     return MachineError(f"{what}: {why}", hint=hint)
 
@@ -172,6 +203,65 @@ def create_map(kind: int, name: str, key_size: int, value_size: int, entries: in
     if fd < 0:
         raise _fail(f"map {name} cannot be made")
     return BpfMap(fd, key_size, value_size, entries)
+
+
+def load_raw(name: str, instructions: bytes) -> int:
+    """Load a raw tracepoint program; return its descriptor, which is the caller's to close.
+
+    Raises:
+        MachineError: the kernel refuses; the hint is the end of what the verifier said.
+    """
+    bpf, options = _bpf(), _LoadOptions(sz=ctypes.sizeof(_LoadOptions))
+    arguments = (_RAW_TRACEPOINT, name.encode(), b"GPL", instructions, len(instructions) // 8)
+    fd = int(bpf.bpf_prog_load(*arguments, ctypes.byref(options)))
+    if fd >= 0:
+        return fd
+    number = ctypes.get_errno()
+    if number != errno.EPERM:
+        said = ctypes.create_string_buffer(_VERIFIER_BYTES)
+        options.log_level, options.log_size, options.log_buf = 1, len(said), ctypes.addressof(said)
+        bpf.bpf_prog_load(*arguments, ctypes.byref(options))
+        lines = said.value.decode(errors="replace").splitlines()
+        _log.extend([*lines, " | ".join(lines[-4:])])
+    raise _fail(f"probe {name} cannot be loaded", number)
+
+
+def attach_raw(program_fd: int, tracepoint: str) -> int:
+    """Attach a raw tracepoint program; closing the descriptor returned detaches it.
+
+    Raises:
+        MachineError: the kernel refuses.
+    """
+    fd = int(_bpf().bpf_raw_tracepoint_open(tracepoint.encode(), program_fd))
+    if fd < 0:
+        raise _fail(f"a probe cannot be attached to {tracepoint}")
+    return fd
+
+
+class _LoadOptions(ctypes.Structure):
+    # struct bpf_prog_load_opts, tools/lib/bpf/bpf.h
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("attempts", ctypes.c_int),
+        ("expected_attach_type", ctypes.c_int),
+        ("prog_btf_fd", ctypes.c_uint32),
+        ("prog_flags", ctypes.c_uint32),
+        ("prog_ifindex", ctypes.c_uint32),
+        ("kern_version", ctypes.c_uint32),
+        ("attach_btf_id", ctypes.c_uint32),
+        ("attach_prog_fd", ctypes.c_uint32),
+        ("attach_btf_obj_fd", ctypes.c_uint32),
+        ("fd_array", ctypes.c_void_p),
+        ("func_info", ctypes.c_void_p),
+        ("func_info_cnt", ctypes.c_uint32),
+        ("func_info_rec_size", ctypes.c_uint32),
+        ("line_info", ctypes.c_void_p),
+        ("line_info_cnt", ctypes.c_uint32),
+        ("line_info_rec_size", ctypes.c_uint32),
+        ("log_level", ctypes.c_uint32),
+        ("log_size", ctypes.c_uint32),
+        ("log_buf", ctypes.c_void_p),
+    )
 
 
 class _MapOptions(ctypes.Structure):
@@ -309,6 +399,8 @@ class BpfObject:
     Raises:
         MachineError: no libbpf, no privilege, or a kernel that refuses the programs.
     """
+
+    source, is_unsure = "the kernel's types", False
 
     def __init__(
         self,

@@ -10,22 +10,27 @@ import os
 import select
 import threading
 from functools import cache
-from importlib.resources import files as package_files
 from typing import TYPE_CHECKING, Final
 
-from autoprofile import kernel
 from autoprofile.errors import MachineError
 from autoprofile.trace.ebpf.counts import Count, add_losses, counts_from_maps
 from autoprofile.trace.ebpf.files import Files
-from autoprofile.trace.ebpf.libbpf import BpfObject, EventRing, has_libbpf, probe_bpf
+from autoprofile.trace.ebpf.libbpf import EventRing
+from autoprofile.trace.ebpf.loading import BTF, is_ready, lacks, load
 from autoprofile.trace.ebpf.records import (
     ANSWER_FOLLOWED,
+    ASK_DESCRIPTOR,
     ASK_FOLLOW,
     ASK_FORGET,
+    ASK_MOUNT_SPACE,
+    ASK_PARENT,
+    ASK_PROCESS,
+    ASK_PROGRAM,
+    ASK_SELF,
+    ASK_THREAD,
     EVENT_FILE,
     KEY_BYTES,
     PROCESS_CELLS,
-    SIZES,
     THREAD_IN_CALL,
     THREAD_UNSURE,
     Cell,
@@ -45,17 +50,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BTF", "Probes", "is_ready", "lacks"]
 
-BTF: Final = "/sys/kernel/btf/vmlinux"
 _ZERO: Final = bytes(4)
 _CELL_BYTES: Final = ctypes.sizeof(Cell)
-# BPF atomics that return the old value: Linux kernel commit 5ffa25502b5a ("bpf: Add instructions for
-# atomic_[cmp]xchg") and its series (in v5.12).
-_OLDEST: Final = (5, 12)
-_FIRST_PID_SPACE: Final = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
-
-_BOTH_ENDS: Final = ("sys_enter", "sys_exit", "sched_process_exit")
-_ONLY_ENTRY: Final = ("sys_enter_only", "sched_process_exit_only")
-
 # Ids given here, not by the probes, for what ran before they did.
 _SEEDED_FILE: Final = 1 << 28
 _SEEDED_PROCESS: Final = 1 << 30
@@ -63,41 +59,6 @@ _MANY_THREADS: Final = 1 << 40  # a seeded process is never forgotten
 
 
 _tables: Final = cache(call_tables)
-
-
-def lacks() -> tuple[str, str] | None:
-    """Return why the prebuilt probes cannot run here, and what would help; None if nothing is missing."""
-    if os.uname().machine != "x86_64":
-        return f"the probes are for x86_64, not {os.uname().machine}", "--backend notify and ptrace work here"
-    if os.geteuid() != 0:
-        return (
-            "tracing with eBPF needs root",
-            "run it as root; --backend notify and ptrace need no rights",
-        )
-    if kernel.kernel_release() < _OLDEST:
-        return "the probes need Linux 5.12", "--backend notify needs Linux 5.5, ptrace 5.3"
-    if os.stat("/proc/self/ns/pid").st_ino != _FIRST_PID_SPACE:  # noqa: PTH116
-        return (
-            "this is not the first pid namespace, by whose numbers the kernel counts",
-            "run it on the host: --container watches from there; --backend notify and ptrace work here",
-        )
-    if not os.path.exists(BTF):  # noqa: PTH110
-        return (
-            "this kernel does not describe its types (no BTF)",
-            "a kernel built with CONFIG_DEBUG_INFO_BTF; --backend notify and ptrace need none",
-        )
-    return None
-
-
-def is_ready() -> bool:
-    """Tell whether the probes can be expected to run: root, BTF, libbpf, and bpf(2) not refused."""
-    if lacks() is not None or not has_libbpf():
-        return False
-    try:
-        probe_bpf()
-    except MachineError:
-        return False
-    return True
 
 
 class Probes:
@@ -112,18 +73,15 @@ class Probes:
     """
 
     def __init__(self, entries: Mapping[str, int] | None = None, *, returns: bool = True) -> None:
-        if (why := lacks()) is not None:
-            raise MachineError(why[0], hint=why[1])
-        image = (package_files(__package__) / "data" / "autoprofile.bpf.o").read_bytes()
         self.files = Files()
         self.returns = returns
-        without = _ONLY_ENTRY if returns else _BOTH_ENDS
-        # Made while libbpf and the kernel work, which takes longer: somebody waits for the command to start.
+        # Made while the loader and the kernel work, which takes longer: somebody waits for the command.
         tables = threading.Thread(target=_tables, name="tables", daemon=True)
         tables.start()
-        self._object = BpfObject(image, SIZES, entries, without, question="ask")
+        self._object = load(entries, returns=returns)
         tables.join()
         self._ring: EventRing | None = None
+        self._checked: list[Event] | None = None
         self._seeded_processes: dict[int, int] = {}
         try:
             self._maps = self._object.maps
@@ -132,6 +90,8 @@ class Probes:
             for number, condition in enumerate(conditions):
                 self._maps["conditions"].put(number.to_bytes(4, "little"), bytes(condition))
             self._ring = EventRing(self._maps["events"], self._take)
+            if self._object.is_unsure:
+                self._check_kernel()
         except BaseException:
             self.close()
             raise
@@ -276,7 +236,39 @@ class Probes:
             self._ring = None
         self._object.close()
 
+    def _check_kernel(self) -> None:
+        # Whether the kernel's own data are where the probes look for them: what they say of this thread.
+        pipe = os.pipe()
+        try:
+            what = {
+                ASK_THREAD: threading.get_native_id(),
+                ASK_PROCESS: os.getpid(),
+                ASK_PARENT: os.getppid(),
+                ASK_MOUNT_SPACE: os.stat("/proc/self/ns/mnt").st_ino,  # noqa: PTH116
+                ASK_DESCRIPTOR + pipe[0]: os.fstat(pipe[0]).st_ino & 0xFFFFFFFF,
+            }
+            answers = {which: self._object.ask(ASK_SELF, which) for which in what}
+            self._checked = []
+            self._object.ask(ASK_SELF, ASK_PROGRAM)
+            self.consume()
+        finally:
+            for fd in pipe:
+                os.close(fd)
+        paths = [event.path_text() or "" for event in self._checked]
+        program = os.readlink("/proc/self/exe")  # noqa: PTH115
+        if answers != what or len(paths) != 1 or not paths[0].endswith(program):
+            raise MachineError(
+                f"{self._object.source} do not describe this kernel",
+                hint=f"apt-get install linux-headers-{os.uname().release}, or a kernel with BTF",
+            )
+        self._checked = None
+        for key in self._maps["files"].keys():  # noqa: SIM118 - should the program be this one, it must be new
+            self._maps["files"].remove(key)
+
     def _take(self, raw: bytes) -> None:
         event = Event.from_buffer_copy(raw)
+        if self._checked is not None:
+            self._checked.append(event)
+            return
         if event.kind == EVENT_FILE:
             self.files.take(event)

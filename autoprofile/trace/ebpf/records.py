@@ -22,9 +22,15 @@ __all__ = [
     "EVENT_END",
     "EVENT_FILE",
     "ANSWER_FOLLOWED",
+    "ASK_DESCRIPTOR",
     "ASK_FOLLOW",
     "ASK_FORGET",
+    "ASK_MOUNT_SPACE",
+    "ASK_PARENT",
+    "ASK_PROCESS",
+    "ASK_PROGRAM",
     "ASK_SELF",
+    "ASK_THREAD",
     "KEY_BYTES",
     "PROCESS_CELLS",
     "RETURN_SIGNAL",
@@ -67,6 +73,7 @@ RETURN_SIGNAL: Final = -2
 EVENT_FILE, EVENT_END = 1, 2
 CONFIG_CGROUP, CONFIG_MOUNT_SPACE, CONFIG_CHILD, CONFIG_CGROUP_EXEC = 1, 2, 4, 8
 ASK_FOLLOW, ASK_FORGET, ASK_SELF = 1, 2, 3
+ASK_THREAD, ASK_PROCESS, ASK_PARENT, ASK_MOUNT_SPACE, ASK_PROGRAM, ASK_DESCRIPTOR = range(6)
 ANSWER_FOLLOWED: Final = 1
 
 _PATH_BYTES: Final = 4096
@@ -180,7 +187,7 @@ class Totals(ctypes.Structure):
     """Counters of everything, and the losses."""
 
     _fields_ = (
-        *_u32("next_file", "next_cell", "next_process", "processes", "next_member", "regs_at"),
+        *_u64("next_file", "next_cell", "next_process", "next_member", "processes", "regs_at"),
         ("live", ctypes.c_int64),
         *_u64("cells_full", "threads_full", "seen_full", "files_full", "ring_full"),
     )
@@ -218,7 +225,7 @@ SIZES: Final = {
     "plain": (8, ctypes.sizeof(Cell)),
     "files": (ctypes.sizeof(FileKey), 4),
     "seen": (ctypes.sizeof(SeenKey), 1),
-    "layouts": (4, 4 * len(ARCHES) * LAYOUT_NRS),
+    "layouts": (4, 4 * 4 * LAYOUT_NRS),
     "conditions": (4, ctypes.sizeof(Condition)),
     "configs": (4, ctypes.sizeof(Config)),
     "totals": (4, ctypes.sizeof(Totals)),
@@ -233,7 +240,7 @@ def call_tables() -> tuple[bytes, list[Condition]]:
     One conditional argument of a call is settled by the probes; should there be more of them, or more values
     than fit, whoever reads the counts settles those.
     """
-    table = [0] * (len(ARCHES) * LAYOUT_NRS)
+    table = [0] * (4 * LAYOUT_NRS)  # one arch is to spare, for a power of two
     conditions: list[Condition] = []
     numbers: dict[tuple[int, UsedIf], int] = {}
     for number, arch in enumerate(ARCHES):
