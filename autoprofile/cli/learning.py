@@ -133,7 +133,8 @@ def run_command(
         stability: asked after each run whether another is needed.
 
     Returns:
-        The trace of all runs, and the shell status: the first that is not 0.
+        The trace of all runs, and the shell status: the first that is not 0, 125 when a later run failed to
+        start.
     """
     from autoprofile.cli.deadline import deadline
     from autoprofile.trace.source import SOURCES, Command, auto_source, source_named
@@ -156,8 +157,16 @@ def run_command(
         which = f" in at most {runs} runs" if stability is not None else which
         if (stability is None or run == 1) and _can_start(argv, backend):
             output.note(f"learning {name} with {backend}{which}; Ctrl-C ends it")
-        with deadline(timeout_s, source.interrupt) as timed:
-            result = source.run(Command(argv), on_progress=_shown(line, name), privileged=privileged)
+        try:
+            with deadline(timeout_s, source.interrupt) as timed:
+                result = source.run(Command(argv), on_progress=_shown(line, name), privileged=privileged)
+        except AutoprofileError as error:
+            if seen is None:
+                raise
+            # What the runs before have shown is not lost with this one.
+            output.warn(f"run {run} could not be made: {error}", hint=error.hint)
+            status = status or exits.NOT_RUN
+            break
         line.clear()
         if timed.is_over:
             output.note(f"{name} was ended after {timeout_s:g} s")
@@ -167,6 +176,8 @@ def run_command(
             break  # Ctrl-C ends the learning, not one run of it
         if run == runs or (stability is not None and not stability.wants_more(seen)):
             break
+        if keep is not None:
+            keep(seen)
     if stability is not None:
         stability.conclude()
     assert seen is not None

@@ -46,6 +46,16 @@ class TraceFile:
         self.path = path
         self._force = force
         self._own: tuple[int, int, int] | None = None
+        self._has_failed = False
+
+    def keep(self, trace: Trace) -> None:
+        """Write what there is so far; a full disk is no reason to end a run, it is said once."""
+        try:
+            self.save(trace)
+        except AutoprofileError as error:
+            if not self._has_failed:
+                self._output.warn(f"the trace is not kept up to date: {error}")
+            self._has_failed = True
 
     def save(self, trace: Trace) -> None:
         """Write the trace, whole or not at all."""
@@ -118,7 +128,7 @@ class Plan:
     @property
     def keep(self) -> Callable[[Trace], None] | None:
         """What keeps a trace while it grows, None when none is to be kept."""
-        return None if self.trace_file is None else self.trace_file.save
+        return None if self.trace_file is None else self.trace_file.keep
 
     def write(self, trace: Trace, how: How) -> None:
         """Infer the profile and write it, and the trace when asked.

@@ -305,3 +305,31 @@ def _file(folder: Path, text: str) -> int:
     path = folder / "stdin.json"
     path.write_text(text)
     return os.open(path, os.O_RDONLY)
+
+
+@pytest.mark.kernel
+def test_a_run_that_cannot_be_made_does_not_lose_those_before(tmp_path: Path) -> None:
+    """The program removes itself: what its first run showed is written, and the status says that one failed."""
+    program = tmp_path / "once"
+    program.write_text(f"#!/bin/sh\nrm {program}\n")
+    program.chmod(0o755)
+    words = [
+        "learn",
+        "--backend",
+        "notify",
+        "--runs",
+        "3",
+        "--trace",
+        "t.parquet",
+        "-o",
+        "t.yaml",
+        "--",
+        program,
+    ]
+    done = autoprofile(*words, cwd=tmp_path)
+    assert done.returncode == 125
+    assert "run 2 could not be made" in done.stderr
+    learned = Profile.load(tmp_path / "t.yaml").learned
+    assert learned is not None
+    assert learned.runs == 1
+    assert Trace.load(tmp_path / "t.parquet").meta.runs == 1
