@@ -128,6 +128,7 @@ libseccomp-dev  test -e /usr/include/seccomp.h
 golang-go       command -v go
 rustc           command -v rustc
 runc            in_path runc
+crun            command -v crun
 bubblewrap      command -v bwrap
 libbpf1         has_library libbpf.so.1
 libbpf-dev      test -e /usr/include/bpf/bpf_helpers.h

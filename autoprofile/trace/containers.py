@@ -73,17 +73,18 @@ def init_pid_of(name: str, root: Path = Path("/")) -> int:
         found = {pid for identity, pid in _states(root) if identity.startswith(name)}
     if not found:
         found = set(_asked(name))
-    if len(found) > 1:
+    # What has ended may be written down still, by one of several runtimes involved.
+    alive = {pid for pid in found if pid > 0 and Path(f"/proc/{pid}").exists()}
+    if len(alive) > 1:
         raise AutoprofileError(f"several containers answer to {name}", hint="give the whole id")
-    pid = next(iter(found), None)
-    if pid is None:
-        raise AutoprofileError(
-            f"no runtime knows a container {name}",
-            hint="runc list, crun list, podman ps, docker ps, ctr task ls show them; or use --pid",
-        )
-    if pid <= 0 or not Path(f"/proc/{pid}").exists():
+    if alive:
+        return alive.pop()
+    if found:
         raise AutoprofileError(f"container {name} does not run")
-    return pid
+    raise AutoprofileError(
+        f"no runtime knows a container {name}",
+        hint="runc list, crun list, podman ps, docker ps, ctr task ls show them; or use --pid",
+    )
 
 
 def _states(root: Path) -> Iterator[tuple[str, int]]:

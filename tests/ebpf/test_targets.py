@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +24,8 @@ from tests.conftest import TESTS, need_program
 pytestmark = pytest.mark.ebpf
 
 AUTOPROFILE = (sys.executable, "-m", "autoprofile")
+# What a runtime does for a container before its program runs.
+SET_UP = {"mount", "pivot_root", "setns", "unshare", "seccomp", "capset", "umount2"}
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def patient(tracee):
     yield start
     for process in started:
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 def pid_said_by(process: subprocess.Popen[str]) -> int:
@@ -78,7 +79,7 @@ def test_a_running_process_is_followed_to_its_end(patient):
     with Watch(target) as watch:
         tell(process)
         process.stdin.close()
-        watch.follow(timeout_s=20)
+        watch.follow(timeout_s=60)
         trace = watch.trace()
     assert watch.has_ended
     assert counts(trace)["socket"] == 23
@@ -108,11 +109,11 @@ def test_descendants_and_threads_belong_to_a_process(tracee):
             assert shell.stdin is not None
             shell.stdin.write(f"{tracee('census')} threads forks=31 daemon\n")
             shell.stdin.close()
-            watch.follow(timeout_s=30)
+            watch.follow(timeout_s=60)
             trace = watch.trace()
     finally:
         shell.kill()
-        shell.wait(timeout=10)
+        shell.wait(timeout=60)
     assert counts(trace)["getppid"] == 64 * 101 + 31 + 97
 
 
@@ -173,45 +174,41 @@ def test_the_root_cgroup_is_refused():
 
 
 @pytest.fixture
-def bundle(tmp_path, tracee):
-    """Return an OCI bundle with busybox and the census, statically linked."""
+def bundle(rootfs):
+    """Return an OCI bundle whose program says when it has made its calls."""
     need_program("runc")
-    busybox = need_program("busybox", package="busybox-static")
-    root = tmp_path / "rootfs"
-    (root / "bin").mkdir(parents=True)
-    shutil.copy(busybox, root / "bin/busybox")
-    shutil.copy(tracee("census", "-static"), root / "bin/census")
-    for name in ("sh", "sleep", "uname"):
-        (root / "bin" / name).symlink_to("busybox")
-    subprocess.run(["runc", "spec"], cwd=tmp_path, check=True, timeout=30)
-    file = tmp_path / "config.json"
+    folder = rootfs.parent
+    subprocess.run(["runc", "spec"], cwd=folder, check=True, timeout=60)
+    file = folder / "config.json"
     config = json.loads(file.read_text())
-    config["process"].update(terminal=False, args=["/bin/sh", "-c", "/bin/census forks=31; /bin/sleep 60"])
+    script = "/bin/census forks=31 >&2; echo made; exec /bin/sleep 600"
+    config["process"].update(terminal=False, args=["/bin/sh", "-c", script])
     config["mounts"] = [m for m in config["mounts"] if not m["destination"].startswith("/sys")]
     file.write_text(json.dumps(config))
-    return tmp_path
+    return folder
 
 
 def test_a_container_is_learned_by_its_id(bundle):
     """From create to kill: the container's own calls, those of `runc exec`, and nothing of runc's."""
     name = f"autoprofile-{os.getpid()}"
+    said = bundle / "said"
 
-    def runc(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["runc", *words],
-            timeout=30,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            check=words[0] != "delete",
-        )
+    def runc(*words: str) -> None:
+        with said.open("a") as out:
+            done = subprocess.run(
+                ["runc", *words], timeout=60, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False
+            )
+        assert done.returncode == 0 or words[0] == "delete", said.read_text()
 
     runc("create", "--bundle", str(bundle), name)
     try:
         with Watch(container_target(name)) as watch:
-            done = threading.Thread(target=watch.follow, kwargs={"timeout_s": 30})
+            done = threading.Thread(target=watch.follow, kwargs={"timeout_s": 120})
             done.start()
             runc("start", name)
-            time.sleep(0.7)
+            deadline = time.monotonic() + 60
+            while "made" not in said.read_text() and time.monotonic() < deadline:
+                time.sleep(0.05)
             runc("exec", name, "/bin/census", "forks=37")
             runc("exec", name, "/bin/uname", "-a")
             runc("kill", name, "KILL")
@@ -230,8 +227,7 @@ def test_a_container_is_learned_by_its_id(bundle):
     )
     assert by_census == 31 + 37
     assert found["uname"] >= 1
-    # What runc does for a container before its program runs.
-    assert not {"mount", "pivot_root", "setns", "unshare", "seccomp", "capset", "umount2"} & found.keys()
+    assert not SET_UP & found.keys()
     assert trace.is_complete  # watched from before its start to its end
 
 
@@ -272,14 +268,13 @@ def test_learning_a_process_from_the_command_line(patient, tmp_path):
     )
     assert learning.stderr is not None
     learning.stderr.readline()
-    time.sleep(1.5)
     assert tell(process) == "0"
     deadline = time.monotonic() + 30
     while not trace.exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert trace.exists(), "no checkpoint was written while it ran"
     learning.send_signal(signal.SIGINT)
-    _, err = learning.communicate(timeout=30)
+    _, err = learning.communicate(timeout=60)
     assert learning.returncode == 0, err
     assert process.poll() is None
     assert Profile.load(profile).decide("socket", "AF_NETLINK", "SOCK_RAW", 12).action.kind == "allow"
