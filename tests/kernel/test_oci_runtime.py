@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from autoprofile import Action, Arg, Profile, SeccompRule
+from autoprofile.formats import export_profile
 from tests.conftest import need_program
 
 pytestmark = pytest.mark.kernel
@@ -18,7 +20,9 @@ pytestmark = pytest.mark.kernel
 SCRIPT = "busybox echo inside; busybox mkdir /tmp/x && echo made || echo refused"
 
 
-def contained(tmp_path: Path, seccomp: dict[str, object], name: str) -> subprocess.CompletedProcess[str]:
+def contained(
+    tmp_path: Path, seccomp: dict[str, object], name: str, script: str = SCRIPT
+) -> subprocess.CompletedProcess[str]:
     bundle = tmp_path / name
     (bundle / "rootfs" / "bin").mkdir(parents=True)
     for folder in ("tmp", "proc", "dev"):
@@ -26,7 +30,7 @@ def contained(tmp_path: Path, seccomp: dict[str, object], name: str) -> subproce
     shutil.copy(need_program("busybox", "busybox-static"), bundle / "rootfs" / "bin" / "busybox")
     subprocess.run([need_program("runc"), "spec"], cwd=bundle, check=True, timeout=30)
     config = json.loads((bundle / "config.json").read_text())
-    config["process"]["args"] = ["/bin/busybox", "sh", "-c", SCRIPT]
+    config["process"]["args"] = ["/bin/busybox", "sh", "-c", script]
     config["process"]["terminal"] = False
     config["process"]["env"] = ["PATH=/bin"]
     config["root"]["readonly"] = False
@@ -64,3 +68,27 @@ def test_runc_enforces_what_was_exported(tmp_path: Path) -> None:
     seccomp["syscalls"] = [entry for entry in seccomp["syscalls"] if entry["names"]]
     ran = contained(tmp_path, seccomp, "tighter")
     assert ran.stdout == "inside\nrefused\n", ran.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="running a container with runc needs root")
+def test_runc_enforces_a_range_that_was_exported_as_blocks(tmp_path: Path) -> None:
+    """A runtime would OR the borders of a range; its masked blocks mean the range."""
+    high = (Arg(1, "ge", 0o1000), Arg(1, "ne", 0o2700))
+    at = tuple(Arg(2, one.op, one.value) for one in high)
+    refused = Action.errno("EPERM")
+    profile = Profile(
+        mode="denylist",
+        default=Action.ALLOW,
+        rules=(
+            *(SeccompRule(name, refused, high) for name in ("chmod", "fchmod")),
+            *(SeccompRule(name, refused, at) for name in ("fchmodat", "fchmodat2")),
+        ),
+    )
+    made = export_profile(profile, "oci")
+    assert made.is_exact
+    script = "".join(
+        f"busybox chmod {mode} /bin/busybox 2>/dev/null && echo {mode} || echo refused; "
+        for mode in ("0755", "0777", "1755", "2700", "4755")
+    )
+    ran = contained(tmp_path, json.loads(made.content), "range", script)
+    assert ran.stdout.split() == ["0755", "0777", "refused", "2700", "refused"], ran.stderr
