@@ -17,20 +17,20 @@ struct walk {
 /* Write the name of one directory before those below it, or leave a mount; 1 at the end. */
 static __always_inline int step_up(struct walk *walk)
 {
-	__u64 dentry = walk->dentry, mount = walk->mount, parent = dentry_parent(dentry), name;
+	__u64 dentry = walk->dentry, mount = walk->mount, parent = read_dentry_parent(dentry), name;
 	struct event *event = walk->event;
 	__u32 length, at;
 
-	if (dentry == mount_root(mount) || dentry == parent) {
-		parent = mount_parent(mount);
+	if (dentry == read_mount_root(mount) || dentry == parent) {
+		parent = read_mount_parent(mount);
 		if (mount == parent)
 			return 1;
-		walk->dentry = mount_point(mount);
+		walk->dentry = read_mount_point(mount);
 		walk->mount = parent;
 		return 0;
 	}
-	name = dentry_name(dentry);
-	length = dentry_length(dentry);
+	name = read_dentry_name(dentry);
+	length = read_dentry_length(dentry);
 	/* Kept in memory, where the verifier does not follow its values: else it walks every combination. */
 	at = event->path_at;
 	if (length >= NAME_BYTES || at > PATH_BYTES || length + 1 > at)
@@ -52,8 +52,8 @@ APART int write_path(struct event *event, __u64 file)
 
 	if (!event || !file)
 		return 0;
-	walk.dentry = file_dentry(file);
-	walk.mount = file_mount(file) - MOUNT_INSIDE();
+	walk.dentry = read_file_dentry(file);
+	walk.mount = read_file_mount(file) - MOUNT_INSIDE();
 	if (LOOPS(step_up, PATH_STEPS, &walk))
 		return 0;
 	for (int i = 0; i < PATH_STEPS; i++)
@@ -85,12 +85,12 @@ ONCE __u32 file_id(__u64 file, __u32 tgid, __u32 is_program)
 
 	if (!file || !all)
 		return 0;
-	inode = file_inode(file);
-	key.ino = inode_number(inode);
-	key.dev = super_device(inode_super(inode));
-	key.generation = inode_generation(inode);
+	inode = read_file_inode(file);
+	key.ino = read_inode_number(inode);
+	key.dev = read_super_device(read_inode_super(inode));
+	key.generation = read_inode_generation(inode);
 	/* A library may be run as a program, too (ld.so): told apart by the lowest bit of an aligned pointer. */
-	key.dentry = file_dentry(file) | is_program;
+	key.dentry = read_file_dentry(file) | is_program;
 	known = LOOKUP(files, &key);
 	if (known)
 		return *known;
@@ -118,16 +118,16 @@ ONCE __u32 file_id(__u64 file, __u32 tgid, __u32 is_program)
 
 static __always_inline __u64 file_of_descriptor(__u32 fd)
 {
-	__u64 table = files_table(task_files(current_task())), file = 0;
+	__u64 table = read_files_table(read_task_files(caller_task())), file = 0;
 
-	if (fd < table_size(table))
-		bpf_probe_read_kernel(&file, sizeof(file), (void *)(table_slots(table) + 8ULL * fd));
+	if (fd < read_table_size(table))
+		bpf_probe_read_kernel(&file, sizeof(file), (void *)(read_table_slots(table) + 8ULL * fd));
 	return file;
 }
 
 static __always_inline __u32 program_of(__u64 task, __u32 tgid)
 {
-	return file_id(mm_exe_file(task_mm(task)), tgid, 1);
+	return file_id(read_mm_exe_file(read_task_mm(task)), tgid, 1);
 }
 
 /* -------------------------------------------------------------------------------------------- membership */
@@ -157,7 +157,7 @@ APART struct thread *adopt_caller(void)
 		return 0;
 	thread = adopt(pid_tgid, pid_tgid >> 32);
 	if (thread)
-		thread->program = program_of(current_task(), pid_tgid >> 32);
+		thread->program = program_of(caller_task(), pid_tgid >> 32);
 	return thread;
 }
 
@@ -169,10 +169,10 @@ static __always_inline int is_adopted_at_exec(__u64 task)
 		return 0;
 	if (config->flags & CONFIG_CGROUP_EXEC && is_in_cgroup(config))
 		return 1;
-	if (config->flags & CONFIG_CHILD && task_tgid(task_parent(task)) == config->own_tgid)
+	if (config->flags & CONFIG_CHILD && read_task_tgid(read_task_parent(task)) == config->own_tgid)
 		return 1;
 	return config->flags & CONFIG_MOUNT_SPACE &&
-	       mount_space_number(nsproxy_mount_space(task_nsproxy(task))) == config->mount_space;
+	       read_mount_space_number(read_nsproxy_mount_space(read_task_nsproxy(task))) == config->mount_space;
 }
 
 /* ------------------------------------------------------------------------------------------------- hooks */
@@ -204,7 +204,7 @@ PROBE(sys_enter_only, "sys_enter")
 /* The end of a call that has more to say than that it succeeded. */
 APART int end_oddly(struct thread *thread, regs_t regs, __s64 ret)
 {
-	__u32 nr = nr_of(regs), arch = arch_of(current_status(), nr), flags = thread->flags;
+	__u32 nr = nr_of(regs), arch = arch_of(caller_status(), nr), flags = thread->flags;
 	__u64 args[6], file;
 
 	read_args(args, regs, arch);
@@ -249,7 +249,7 @@ PROBE(sys_exit, "sys_exit")
 
 PROBE(sched_process_fork, "sched_process_fork")
 {
-	on_fork(task_pid(ARGUMENT(0)), task_pid(ARGUMENT(1)));
+	on_fork(read_task_pid(ARGUMENT(0)), read_task_pid(ARGUMENT(1)));
 	return 0;
 }
 
@@ -274,19 +274,19 @@ PROBE(sched_process_exec, "sched_process_exec")
 /* Where sys_exit is watched, too: a thread that seccomp killed alone has none. */
 APART int note_killed(void)
 {
-	__u64 task = current_task(), regs, args[6];
+	__u64 task = caller_task(), regs, args[6];
 	struct totals *all = totals_of();
 	struct thread *thread;
 	__u32 nr = 0, arch;
 
-	if (task_exit_code(task) != SIGSYS || signal_flags(task_signal(task)) & SIGNAL_GROUP_EXIT)
+	if (read_task_exit_code(task) != SIGSYS || read_signal_flags(read_task_signal(task)) & SIGNAL_GROUP_EXIT)
 		return 0;
 	thread = thread_of(bpf_get_current_pid_tgid());
 	if (!thread || thread->flags & THREAD_IN_CALL || !all || !all->regs_at)
 		return 0;
-	regs = task_stack(task) + all->regs_at;
+	regs = read_task_stack(task) + all->regs_at;
 	bpf_probe_read_kernel(&nr, sizeof(nr), (void *)(regs + offsetof(struct registers, orig_ax)));
-	arch = arch_of(current_status(), nr);
+	arch = arch_of(caller_status(), nr);
 	read_args_at(args, regs, arch);
 	count_refused(thread, arch, nr, args, nr, 0);
 	return 0;
@@ -320,7 +320,7 @@ PROBE(sched_process_exit_only, "sched_process_exit")
 QUESTION(ask)
 {
 	__u32 what = ARGUMENT(0), subject = ARGUMENT(1);
-	__u64 task = current_task(), file;
+	__u64 task = caller_task(), file;
 	struct thread *thread;
 
 	switch (what) {
@@ -338,17 +338,17 @@ QUESTION(ask)
 		return forget(subject);
 	case ASK_SELF:
 		if (subject == ASK_THREAD)
-			return task_pid(task);
+			return read_task_pid(task);
 		if (subject == ASK_PROCESS)
-			return task_tgid(task);
+			return read_task_tgid(task);
 		if (subject == ASK_PARENT)
-			return task_tgid(task_parent(task));
+			return read_task_tgid(read_task_parent(task));
 		if (subject == ASK_MOUNT_SPACE)
-			return mount_space_number(nsproxy_mount_space(task_nsproxy(task)));
+			return read_mount_space_number(read_nsproxy_mount_space(read_task_nsproxy(task)));
 		if (subject == ASK_PROGRAM)
 			return program_of(task, bpf_get_current_pid_tgid() >> 32);
 		file = file_of_descriptor(subject - ASK_DESCRIPTOR);
-		return file ? inode_number(file_inode(file)) : 0;
+		return file ? read_inode_number(read_file_inode(file)) : 0;
 	}
 	return 0;
 }

@@ -58,14 +58,14 @@ struct mnt_namespace {
 
 typedef __u64 regs_t;
 
-static __always_inline __u64 current_task(void)
+static __always_inline __u64 caller_task(void)
 {
 	return bpf_get_current_task();
 }
 
-static __always_inline __u32 current_status(void)
+static __always_inline __u32 caller_status(void)
 {
-	return task_status(bpf_get_current_task());
+	return read_task_status(bpf_get_current_task());
 }
 
 static __always_inline __u32 half_of(regs_t regs)

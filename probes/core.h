@@ -205,12 +205,12 @@ struct pt_regs {
 /* The registers as the tracepoints give them: read without asking anybody. */
 typedef struct pt_regs *regs_t;
 
-static __always_inline __u64 current_task(void)
+static __always_inline __u64 caller_task(void)
 {
 	return (__u64)bpf_get_current_task_btf();
 }
 
-static __always_inline __u32 current_status(void)
+static __always_inline __u32 caller_status(void)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 

@@ -107,7 +107,7 @@ APART struct thread *find_caller(regs_t regs)
 	thread->regs = (__u64)regs;
 	*kept = at;
 	if (!all->regs_at)
-		all->regs_at = half_of(regs) - (__u32)task_stack(current_task());
+		all->regs_at = half_of(regs) - (__u32)read_task_stack(caller_task());
 	return thread;
 }
 
@@ -454,7 +454,7 @@ ONCE int begin_oddly(struct thread *thread)
 /* A member makes a call. Where its end is not watched, what calls return is not seen, nor is what seccomp refuses. */
 static __always_inline void on_enter(struct thread *thread, regs_t regs, __u32 nr, __u32 flags)
 {
-	__u32 arch = arch_of(current_status(), nr), layout = layout_of(arch, nr);
+	__u32 arch = arch_of(caller_status(), nr), layout = layout_of(arch, nr);
 	__u64 args[6];
 
 	if (thread->flags & (THREAD_NEWBORN | THREAD_IN_CALL))

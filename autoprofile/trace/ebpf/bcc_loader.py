@@ -19,10 +19,10 @@ from autoprofile.errors import MachineError
 from autoprofile.trace.ebpf.bcc_headers import Headers, find_headers, one_tree
 from autoprofile.trace.ebpf.bcc_offsets import offsets_from_btf
 from autoprofile.trace.ebpf.libbpf import BpfMap, ask, attach_raw, create_map, load_raw
-from autoprofile.trace.ebpf.sources import MAIN, fields, maps, source_dir
+from autoprofile.trace.ebpf.sources import MAIN, fields, maps, programs, source_dir
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
 __all__ = ["BccObject", "find_bcc"]
 
@@ -58,7 +58,7 @@ class BccObject:
     Args:
         sizes: map -> bytes of key and value.
         entries: map -> entries, where not those of the sources.
-        programs: program -> the tracepoint it is attached to.
+        without: programs that are not loaded.
         question: the program that is loaded for `ask` alone.
         believe_headers: take the kernel's layout from the headers even where it describes itself.
 
@@ -74,9 +74,9 @@ class BccObject:
         self,
         sizes: Mapping[str, tuple[int, int]],
         entries: Mapping[str, int] | None,
-        programs: Mapping[str, str],
-        question: str,
+        without: Collection[str],
         *,
+        question: str,
         believe_headers: bool = False,
     ) -> None:
         self.headers = find_headers()
@@ -84,7 +84,7 @@ class BccObject:
         self.maps: dict[str, BpfMap] = {}
         self._programs: dict[str, int] = {}
         self._links: list[int] = []
-        self._tracepoints = programs
+        self._tracepoints = {name: at for name, at in programs().items() if name not in without}
         self._question = question
         try:
             for spec in maps():
@@ -93,10 +93,10 @@ class BccObject:
                 self.maps[spec.name] = create_map(spec.kind, spec.name, *size, number, spec.flags)
             offsets = None if believe_headers else offsets_from_btf(fields())
             where = None if offsets is None else tuple(offsets.items())
-            compiled = _compiled(find_bcc(), self.headers, (*programs, question), where)
+            compiled = _compiled(find_bcc(), self.headers, where)
             fds = [found.fd for found in self.maps.values()]
-            for name, instructions in compiled.items():
-                self._programs[name] = load_raw(name, _with_maps(instructions, fds))
+            for name in self._tracepoints:
+                self._programs[name] = load_raw(name, _with_maps(compiled[name], fds))
         except BaseException:
             self.close()
             raise
@@ -104,7 +104,8 @@ class BccObject:
     def attach(self) -> None:
         """Attach every program."""
         for name, tracepoint in self._tracepoints.items():
-            self._links.append(attach_raw(self._programs[name], tracepoint))
+            if tracepoint is not None:
+                self._links.append(attach_raw(self._programs[name], tracepoint))
 
     def ask(self, *numbers: int) -> int:
         """Run the question; see `libbpf.ask`."""
@@ -140,10 +141,9 @@ def _with_maps(instructions: bytes, fds: list[int]) -> bytes:
 
 
 @cache
-def _compiled(
-    bcc: Path, headers: Headers, names: tuple[str, ...], offsets: tuple[tuple[str, int], ...] | None
-) -> dict[str, bytes]:
+def _compiled(bcc: Path, headers: Headers, offsets: tuple[tuple[str, int], ...] | None) -> dict[str, bytes]:
     # Once for all runs of this process; descriptors are filled in later.
+    names = list(programs())
     flags = ["-DAUTOPROFILE_BCC", "-fno-unroll-loops", f"-I{source_dir()}"]
     flags += [f"-DFD_{spec.name}={_FIRST_FD + number}" for number, spec in enumerate(maps())]
     flags += ["-DHEADERS"] if offsets is None else [f"-DAT_{name}={at}" for name, at in offsets]

@@ -31,13 +31,8 @@ Loader = Literal["auto", "core", "bcc"]
 LOADERS: Final[tuple[Loader, ...]] = ("auto", "core", "bcc")
 
 _QUESTION: Final = "ask"
-_ALWAYS: Final = {"sched_process_fork": "sched_process_fork", "sched_process_exec": "sched_process_exec"}
-_BOTH_ENDS: Final = {
-    "sys_enter": "sys_enter",
-    "sys_exit": "sys_exit",
-    "sched_process_exit": "sched_process_exit",
-}
-_ONLY_ENTRY: Final = {"sys_enter_only": "sys_enter", "sched_process_exit_only": "sched_process_exit"}
+_BOTH_ENDS: Final = ("sys_enter", "sys_exit", "sched_process_exit")
+_ONLY_ENTRY: Final = ("sys_enter_only", "sched_process_exit_only")
 
 _chosen: Loader = "auto"
 
@@ -142,11 +137,10 @@ def load(entries: Mapping[str, int] | None, *, returns: bool) -> Loaded:
     """
     if (why := lacks()) is not None:
         raise MachineError(why[0], hint=why[1])
+    without = _ONLY_ENTRY if returns else _BOTH_ENDS
     if loader_here() == "bcc":
         from autoprofile.trace.ebpf.bcc_loader import BccObject
 
-        programs = {**_ALWAYS, **(_BOTH_ENDS if returns else _ONLY_ENTRY)}
-        return BccObject(SIZES, entries, programs, _QUESTION)
+        return BccObject(SIZES, entries, without, question=_QUESTION)
     image = (package_files(__package__) / "data" / "autoprofile.bpf.o").read_bytes()
-    without = _ONLY_ENTRY if returns else _BOTH_ENDS
     return BpfObject(image, SIZES, entries, without, question=_QUESTION)

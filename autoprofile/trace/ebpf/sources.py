@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-__all__ = ["MAIN", "Field", "MapSpec", "fields", "maps", "source_dir"]
+__all__ = ["MAIN", "Field", "MapSpec", "fields", "maps", "programs", "source_dir"]
 
 MAIN: Final = "autoprofile.bpf.c"
 
@@ -61,3 +61,10 @@ def maps() -> list[MapSpec]:
         flags = _FLAGS[words.pop()] if kind == "HASH" else 0
         specs.append(MapSpec(words[0], _KINDS[kind], int(words[-1]), flags))
     return specs
+
+
+def programs() -> dict[str, str | None]:
+    """Return the programs of the main file: name -> tracepoint, None for what is attached to nothing."""
+    text = (source_dir() / MAIN).read_text()
+    found = re.findall(r'^(?:PROBE\((\w+), "(\w+)"|QUESTION\((\w+))\)$', text, re.MULTILINE)
+    return {name or question: tracepoint or None for name, tracepoint, question in found}
