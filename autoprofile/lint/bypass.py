@@ -32,6 +32,7 @@ _NAMESPACES = {
 }
 _PROT_WRITE, _PROT_EXEC = 2, 4
 _SHM_EXEC = 0o100000  # include/uapi/linux/shm.h
+_READ_IMPLIES_EXEC = 0x0400000  # include/uapi/linux/personality.h
 _O_ACCMODE = 3
 
 
@@ -92,15 +93,23 @@ def write_execute_bypass(profile: Profile) -> Iterator[Finding]:
                 or allowed(profile, arch, name, {at: (both, both)})
             ):
                 continue
-            for sibling, argument, bits, what in (
-                ("mprotect", "prot", _PROT_EXEC, "turns writable memory into code"),
-                ("pkey_mprotect", "prot", _PROT_EXEC, "turns writable memory into code"),
-                ("shmat", "shmflg", _SHM_EXEC, "maps a shared segment writable and executable"),
+            for sibling, argument, mask, bits, what in (
+                ("mprotect", "prot", _PROT_EXEC, _PROT_EXEC, "turns writable memory into code"),
+                ("pkey_mprotect", "prot", _PROT_EXEC, _PROT_EXEC, "turns writable memory into code"),
+                ("shmat", "shmflg", _SHM_EXEC, _SHM_EXEC, "maps a shared segment writable and executable"),
+                # with its top bit set the call only asks (personality(2): 0xffffffff)
+                (
+                    "personality",
+                    "personality",
+                    _READ_IMPLIES_EXEC | 1 << 31,
+                    _READ_IMPLIES_EXEC,
+                    "makes all that is readable executable",
+                ),
             ):
                 where = _at(arch, sibling, argument)
                 if where is None:
                     continue
-                args = witness(profile, arch, sibling, {where: (bits, bits)})
+                args = witness(profile, arch, sibling, {where: (mask, bits)})
                 if args is not None:
                     yield Finding(
                         "write-execute-bypass",

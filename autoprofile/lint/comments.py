@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import yaml
 
-__all__ = ["explained_calls", "is_of_a_person"]
+__all__ = ["explained_calls", "is_of_a_person", "lines_of_calls"]
 
 # How the reasons begin that learning writes (learn/), and merging joins with "; ".
 _OURS: Final = re.compile(
@@ -63,6 +63,25 @@ def explained_calls(text: str) -> frozenset[tuple[str | None, str]]:
                 if not reader.is_null(section):
                     found |= {(arch, call) for call in _explained(reader, section, lines)}
     return frozenset(found)
+
+
+def lines_of_calls(text: str) -> dict[str, int]:
+    """Return the line, from 1, on which the entry of each call begins in a file; the first of several."""
+    reader = Reader(text, "")
+    found: dict[str, int] = {}
+
+    def take(section: yaml.Node) -> None:
+        for key, name, _ in reader.entries(section, "a section"):
+            found.setdefault(name, key.start_mark.line + 1)
+
+    for _, name, value in reader.entries(reader.root(), "the profile"):
+        if name in {"syscalls", "deny"} and not reader.is_null(value):
+            take(value)
+        elif name in {"syscalls_by_arch", "deny_by_arch"} and not reader.is_null(value):
+            for _, _, section in reader.entries(value, name):
+                if not reader.is_null(section):
+                    take(section)
+    return found
 
 
 def _explained(reader: Reader, section: yaml.Node, lines: list[str]) -> Iterator[str]:

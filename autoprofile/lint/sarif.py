@@ -8,20 +8,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from autoprofile.lint.finding import LintReport
+    from collections.abc import Mapping
+
+    from autoprofile.lint.finding import Finding, LintReport
 
 __all__ = ["sarif"]
 
 _LEVEL = {"high": "error", "medium": "warning", "low": "note", "info": "note"}
 
 
-def sarif(report: LintReport, uri: str, *, version: str) -> dict[str, object]:
+def sarif(
+    report: LintReport, uri: str, *, version: str, lines: Mapping[str, int] | None = None
+) -> dict[str, object]:
     """Return the SARIF log of a report.
 
     Args:
         report: the findings.
         uri: where the profile lies, relative to the repository.
         version: of autoprofile.
+        lines: of the entries of calls in that file, from 1; a finding points at its call's.
     """
     titles = {f.id: f.title for f in report.findings}
     return {
@@ -43,7 +48,7 @@ def sarif(report: LintReport, uri: str, *, version: str) -> dict[str, object]:
                         "ruleId": f.id,
                         "level": _LEVEL[f.severity],
                         "message": {"text": f"{f.detail}. Remedy: {f.remedy}."},
-                        "locations": [{"physicalLocation": {"artifactLocation": {"uri": uri}}}],
+                        "locations": [{"physicalLocation": _place(uri, f, lines or {})}],
                         "partialFingerprints": {"autoprofile/v1": f.fingerprint},
                     }
                     for f in report.findings
@@ -51,3 +56,11 @@ def sarif(report: LintReport, uri: str, *, version: str) -> dict[str, object]:
             }
         ],
     }
+
+
+def _place(uri: str, finding: Finding, lines: Mapping[str, int]) -> dict[str, object]:
+    place: dict[str, object] = {"artifactLocation": {"uri": uri}}
+    line = next((lines[call] for call in finding.syscalls if call in lines), None)
+    if line is not None:
+        place["region"] = {"startLine": line}
+    return place

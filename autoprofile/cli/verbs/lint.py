@@ -52,6 +52,7 @@ def command(
     from autoprofile.cli.app import version_of_this
     from autoprofile.cli.inputs import read_profile_text, read_traces
     from autoprofile.lint import kernel_version, lint, sarif
+    from autoprofile.lint.comments import lines_of_calls
     from autoprofile.profile import Profile
     from autoprofile.report.summary import lint_text
 
@@ -69,7 +70,7 @@ def command(
     if as_sarif:
         import json
 
-        log = sarif(report, str(profile), version=version_of_this())
+        log = sarif(report, str(profile), version=version_of_this(), lines=lines_of_calls(text))
         output.data(json.dumps(log, indent=2, sort_keys=True) + "\n")
     elif as_json:
         output.json("lint", report.to_dict())

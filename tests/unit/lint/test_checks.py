@@ -136,9 +136,16 @@ def test_the_near_pair_is_not(check: str) -> None:
 
 def test_every_sibling_that_makes_memory_executable_is_named() -> None:
     """mprotect, pkey_mprotect and shmat each go around W^X on mmap."""
-    report = lint(rules(READ_WRITE, "mprotect: any", "pkey_mprotect: any", "shmat: any"))
+    report = lint(rules(READ_WRITE, "mprotect: any", "pkey_mprotect: any", "shmat: any", "personality: any"))
     found = [f.syscalls for f in report if f.id == "write-execute-bypass"]
-    assert found == [("mmap", "mprotect"), ("mmap", "pkey_mprotect"), ("mmap", "shmat")]
+    assert found == [
+        ("mmap", "mprotect"),
+        ("mmap", "personality"),
+        ("mmap", "pkey_mprotect"),
+        ("mmap", "shmat"),
+    ]
+    asks = lint(rules(READ_WRITE, "personality: [{personality: 0xffffffff}]"))
+    assert not [f for f in asks if f.id == "write-execute-bypass"]
 
 
 def test_no_bypass_where_nothing_is_constrained() -> None:

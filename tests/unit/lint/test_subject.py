@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from autoprofile.abi import syscall_nr
 from autoprofile.errors import UsageError
 from autoprofile.learn import BASELINE, LEVELS, MODES, learn
-from autoprofile.lint import kernel_version, lint
-from autoprofile.lint.comments import explained_calls, is_of_a_person
+from autoprofile.lint import kernel_version, lint, sarif
+from autoprofile.lint.comments import explained_calls, is_of_a_person, lines_of_calls
 from autoprofile.observations import Observation, ProgramId, Trace, TraceMeta
 from autoprofile.profile import Action, Arg, Evidence, Profile, SeccompRule
 
@@ -166,3 +168,15 @@ def test_a_masked_deny_that_covers_an_allow_is_a_contradiction():
     deny = SeccompRule("mmap", Action.errno("EPERM"), (Arg(2, "masked_eq", 6, 6),))
     found = [f.id for f in lint(Profile(rules=(allow, deny)), only=["overlap"])]
     assert found == ["contradictory-rules"]
+
+
+def test_sarif_points_at_the_line_of_the_call():
+    """Code hosts show a finding where it can be mended."""
+    text = HEAD + "syscalls:\n  read: any\n  ptrace: any\n"
+    report = lint(Profile.loads(text), text=text)
+    log = json.loads(json.dumps(sarif(report, "p.yaml", version="1", lines=lines_of_calls(text))))
+    regions = {
+        result["ruleId"]: result["locations"][0]["physicalLocation"].get("region")
+        for result in log["runs"][0]["results"]
+    }
+    assert regions["risky-call-unconstrained"] == {"startLine": 8}
