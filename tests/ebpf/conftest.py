@@ -1,4 +1,4 @@
-"""The C programs of the kernel tests, for the eBPF tests, and a root directory for containers."""
+"""For the eBPF tests: the C programs of the kernel tests, a root directory for containers, the two loaders."""
 
 from __future__ import annotations
 
@@ -6,10 +6,29 @@ import shutil
 
 import pytest
 
-from tests.conftest import need_program
+from autoprofile.trace.ebpf import loading
+from tests.conftest import _skip_or_fail, need_program
 from tests.kernel.conftest import tracee
 
-__all__ = ["rootfs", "tracee"]
+__all__ = ["loader", "need_bcc", "rootfs", "tracee"]
+
+
+def need_bcc() -> None:
+    """Skip (or fail, see tests/conftest.py) where bcc or kernel headers are missing, naming the packages."""
+    if (why := loading.lacks("bcc")) is not None:
+        _skip_or_fail(
+            f"{why[0]} (Debian packages python3-bpfcc, linux-headers-amd64)", "AUTOPROFILE_REQUIRE_EBPF"
+        )
+
+
+@pytest.fixture(params=["core", "bcc"])
+def loader(request):
+    """Let everything in this process load the probes one way, then the other; returns which."""
+    if request.param == "bcc":
+        need_bcc()
+    loading.choose(request.param)
+    yield request.param
+    loading.choose("auto")
 
 
 @pytest.fixture
