@@ -32,6 +32,7 @@ from study.running import Runner, adopt_orphans
 from study.servers import SERVERS
 from study.tools import TOOLS
 
+from autoprofile.errors import AutoprofileError
 from autoprofile.trace.source import auto_source
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ TIME_LIMIT_S = 20 * 60
 
 
 def main() -> int:
-    """Run the study; exit status 1 when a replay at strict was refused something."""
+    """Run the study; exit status 1 when a replay at strict was refused something, or a program failed."""
     options = _options()
     chosen = [p for p in PROGRAMS if options.programs is None or p.name in options.programs]
     if options.set != "all":
@@ -64,13 +65,16 @@ def main() -> int:
             elif time.monotonic() - start > TIME_LIMIT_S:
                 result.error = "out of time"
             else:
-                result, points = _measure(program, Path(folder), docker, options)
-                calibration += points
+                try:
+                    result, points = _measure(program, Path(folder), docker, options)
+                    calibration += points
+                except (AutoprofileError, OSError, RuntimeError) as error:
+                    result.error = f"{type(error).__name__}: {error}"
             results.append(result)
             print(_line(result), flush=True)
     facts: dict[str, object] = {
         "Linux": platform.release(),
-        "backend": options.backend,
+        "backend": " and ".join(options.backends),
         "passes of A:": options.passes,
         "replays:": options.replays,
         "seconds:": round(time.monotonic() - start),
@@ -82,7 +86,7 @@ def main() -> int:
         into_page(options.page, text)
         plot(calibration, options.page.with_name("inference-calibration.svg"))
     print(text)
-    return int(any(r.replays_refused for r in results))
+    return int(any(r.replays_refused or r.error for r in results))
 
 
 def _options() -> argparse.Namespace:
@@ -92,7 +96,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--passes", "--runs", type=int, default=6, help="passes of A to learn from")
     parser.add_argument("--replays", type=int, default=20)
     parser.add_argument("--quick", action="store_true", help="2 passes, 2 replays, few programs")
-    parser.add_argument("--backend", default="auto")
+    parser.add_argument(
+        "--backend", default="auto", help="notify, ebpf, ptrace; auto: in turn all but ptrace"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--page", type=Path, metavar="PAGE.md")
     options = parser.parse_args()
@@ -104,18 +110,21 @@ def _options() -> argparse.Namespace:
         parser.error(
             f"no program {', '.join(sorted(unknown))}; there are {', '.join(p.name for p in PROGRAMS)}"
         )
-    if options.backend == "auto":
-        options.backend = auto_source()
+    found = auto_source()
+    turns = [found, "notify"] if found == "ebpf" else [found]
+    options.backends = turns if options.backend == "auto" else [options.backend]
     return options
 
 
 def _measure(
     program: Program, folder: Path, docker: Profile, options: argparse.Namespace
 ) -> tuple[Result, list[Calibration]]:
-    study = Study(program, Runner(program, folder, options.backend), docker)
+    study = Study(program, Runner(program, folder, options.backends), docker)
     study.record(options.passes)
     result = study.evaluate(options.replays)
-    tasks = [list(task) for task in zip(*study.a, strict=True)] + [[trace] for trace in study.b]
+    # one pass with each source: more passes of a task tell nothing new about the others
+    passes = study.a[: len(options.backends)]
+    tasks = [list(task) for task in zip(*passes, strict=True)] + [[trace] for trace in study.b]
     return result, calibrate(program.name, tasks)
 
 

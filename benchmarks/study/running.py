@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import shutil
 import signal
@@ -69,13 +70,15 @@ class Runner:
     Args:
         program: what to run.
         folder: where scratch folders and compiled programs go.
-        backend: name of the trace source.
+        backends: names of the trace sources, taken in turn from pass to pass. What a program does may depend
+            on its pace (git hashes again what changed in the second in which its index was written), and
+            sources slow programs down differently.
     """
 
-    def __init__(self, program: Program, folder: Path, backend: str) -> None:
+    def __init__(self, program: Program, folder: Path, backends: Sequence[str]) -> None:
         self._program = program
         self._folder = folder
-        self._backend = backend
+        self._backends = itertools.cycle(backends)
         folder.chmod(0o755)  # servers give their rights up and still have to get at their files
         self._built = folder / "built"
         self._built.mkdir(parents=True, exist_ok=True)
@@ -85,9 +88,10 @@ class Runner:
     def trace(self, tasks: Sequence[Task]) -> list[Trace]:
         """Return one trace for each task of one pass."""
         traces = []
+        backend = next(self._backends)
         with self._place() as place:
             for task in tasks:
-                source = source_named(self._backend)
+                source = source_named(backend)
                 with self._running(place, task) as command:
                     traces.append(source.run(command).trace)
         return traces
