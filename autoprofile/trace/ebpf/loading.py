@@ -8,7 +8,7 @@ without BTF.
 from __future__ import annotations
 
 import os
-from importlib.resources import files as package_files
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from autoprofile import kernel
@@ -142,5 +142,6 @@ def load(entries: Mapping[str, int] | None, *, returns: bool) -> Loaded:
         from autoprofile.trace.ebpf.bcc_loader import BccObject
 
         return BccObject(SIZES, entries, without, question=_QUESTION)
-    image = (package_files(__package__) / "data" / "autoprofile.bpf.o").read_bytes()
+    # Not importlib.resources, whose import takes longer than this object to load.
+    image = Path(__file__).with_name("data").joinpath("autoprofile.bpf.o").read_bytes()
     return BpfObject(image, SIZES, entries, without, question=_QUESTION)
