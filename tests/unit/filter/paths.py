@@ -87,7 +87,7 @@ def calls_for_every_instruction(program: Program) -> dict[int, tuple[int, ...]]:
             if words is None:
                 continue
             found.setdefault(pc, words)
-            for target, after in _steps(program, pc, state):
+            for target, after in steps(program, pc, state):
                 pending.setdefault(target, []).append(after)
     return found
 
@@ -102,7 +102,8 @@ def _solve(state: State) -> tuple[int, ...] | None:
     return tuple(words)
 
 
-def _steps(program: Program, pc: int, state: State) -> list[tuple[int, State]]:
+def steps(program: Program, pc: int, state: State) -> list[tuple[int, State]]:
+    """Give where one instruction leads, and what is known there; nothing for a return."""
     code, jt, jf, k = program[pc]
     if code == op.RET_K:
         return []
@@ -115,11 +116,12 @@ def _steps(program: Program, pc: int, state: State) -> list[tuple[int, State]]:
     return [
         (pc + 1 + target, replace(state, words={**state.words, state.offset: word}))
         for target, holds in ((jt, True), (jf, False))
-        for word in _assume(state.words.get(state.offset, Word()), state.mask, code, k, holds)
+        for word in assume(state.words.get(state.offset, Word()), state.mask, code, k, holds)
     ]
 
 
-def _assume(word: Word, mask: int, code: int, k: int, holds: bool) -> list[Word]:
+def assume(word: Word, mask: int, code: int, k: int, holds: bool) -> list[Word]:
+    """Give what a word may be, as alternatives, once it is known whether a test of it (under a mask) holds."""
     if code == op.JSET_K:
         k &= mask
         if not holds:

@@ -1,14 +1,14 @@
-"""Proofs: what we compile is proven, and what is changed is refuted."""
+"""Proofs: what we compile is proven, and what means something else is refuted (changes: test_prove_mutants)."""
 
 from __future__ import annotations
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from autoprofile.filter import FilterInvalid, Program, SockFilter, compile_profile
+from autoprofile.filter import Program, SockFilter, compile_profile
 from autoprofile.filter import opcodes as op
 from autoprofile.filter.prove import prove
-from autoprofile.profile import ANY, Action, Arg, Profile, SeccompRule
+from autoprofile.profile import Action, Arg, Profile, SeccompRule
 
 from .calls import profiles
 
@@ -23,15 +23,6 @@ SMALL = Profile(
         SeccompRule("clone3", Action.errno("ENOSYS")),
     )
 )
-RANGES = Profile(
-    arch=("x86_64", "i386"),
-    default=Action.errno("EPERM"),
-    rules=(
-        SeccompRule("futex", ALLOW, (Arg(1, "ge", 2), Arg(1, "lt", 9)), ("x86_64",)),
-        SeccompRule("lseek", ALLOW, (Arg(1, "gt", 1 << 33, width=64),), ("x86_64",)),
-        SeccompRule("getpid", ALLOW, ANY),
-    ),
-)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
@@ -40,55 +31,6 @@ def test_every_compiled_profile_is_proven(profile: Profile) -> None:
     """The compiler's output for a random profile is proven for every call there can be."""
     proof = prove(profile, compile_profile(profile))
     assert proof.holds, proof.counterexample
-
-
-def mutants(program: Program) -> list[tuple[int, SockFilter]]:
-    """Return every instruction with one thing changed."""
-    swapped = {op.JEQ_K: op.JGT_K, op.JGT_K: op.JGE_K, op.JGE_K: op.JEQ_K, op.JSET_K: op.JEQ_K}
-    made = []
-    for index, one in enumerate(program):
-        if one.code in op.JUMP_NAMES:
-            made += [
-                (index, one._replace(jt=one.jf, jf=one.jt)),
-                (index, one._replace(k=one.k ^ 1)),
-                (index, one._replace(code=swapped[one.code])),
-                (index, one._replace(jt=one.jt + 1)),
-                (index, one._replace(jf=one.jf + 1)),
-            ]
-        elif one.code == op.LD_ABS:
-            made.append((index, one._replace(k=(one.k + 4) % op.DATA_SIZE)))
-        elif one.code == op.RET_K:
-            made.append((index, one._replace(k=Action.LOG.ret)))
-        else:
-            made.append((index, one._replace(k=one.k ^ 2)))
-    return made
-
-
-@pytest.mark.parametrize("profile", [SMALL, RANGES], ids=["masks", "ranges"])
-def test_a_changed_program_is_refuted_by_a_call_that_shows_it(profile: Profile) -> None:
-    """Each mutant is refuted with a call the interpreter answers differently too, or answers all calls alike."""
-    program = compile_profile(profile)
-    refuted = equivalent = 0
-    for index, changed in mutants(program):
-        instructions = list(program)
-        instructions[index] = changed
-        try:
-            mutant = Program(instructions)
-        except FilterInvalid:
-            continue
-        proof = prove(profile, mutant)
-        if proof.counterexample is None:
-            # Equivalent, not missed: ``a == k`` and ``a >= k`` say the same where larger values are gone, and
-            # a jump lengthened by one may land on an equal return.
-            equivalent += 1
-            continue
-        refuted += 1
-        found = proof.counterexample
-        told = mutant.simulate(
-            found.arch if not found.arch.startswith("0x") else int(found.arch, 16), found.nr, found.args
-        )
-        assert told == found.program != found.profile
-    assert refuted > 10 * equivalent, f"{refuted} refuted, {equivalent} not"
 
 
 def test_a_wider_program_is_refuted_by_the_call_it_lets_through() -> None:
