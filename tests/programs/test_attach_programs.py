@@ -132,7 +132,6 @@ def test_redis_under_load_is_brought_under_a_profile(tmp_path: Path) -> None:
             str(requests),
             "-c",
             "20",
-            "-e",
             "-q",
             "-t",
             "set,get,incr",
