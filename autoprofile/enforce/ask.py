@@ -3,8 +3,8 @@
 A `CallEvent` in, a `Verdict` out, through /dev/tty. The target may use the same terminal and is not trusted:
 
 * the question is put by a helper process in a process group of its own that takes the terminal's foreground
-  while it waits, so that the target cannot read the answer away (the kernel stops it if it tries, and it is
-  continued afterwards);
+  while it waits, so that the target cannot read the answer away: the kernel stops it if it tries, reads that
+  wait already are made to try again, and it is continued afterwards;
 * to let a call pass a fresh code has to be typed, which the target cannot know: input that it pushed into the
   terminal beforehand or meanwhile (TIOCSTI) never permits anything;
 * whatever it chose itself (names, paths) is shown with control characters escaped.
@@ -21,6 +21,7 @@ import select
 import signal
 import termios
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 
 from autoprofile.enforce.judge import Verdict
@@ -37,6 +38,8 @@ __all__ = ["TerminalJudge"]
 _TTY: Final = "/dev/tty"
 _LINE_LIMIT: Final = 256
 _LOOK_MS: Final = 200  # how often to see whether the caller still waits for the answer
+_STOP_S: Final = 2.0
+_READS: Final = frozenset({0, 19, 3, 145, 63, 65})  # read and readv, of x86_64, i386 and the generic table
 _ONCE, _ALWAYS, _DENY, _NO_ANSWER = b"o", b"a", b"d", b"-"
 
 
@@ -65,6 +68,10 @@ class TerminalJudge:
                 hint="run it from a terminal, or decide with --hook FILE.py:function",
             ) from error
         os.close(fd)
+        if threading.current_thread() is threading.main_thread():
+            # The stop is for the whole process group, and we may be in it. A handler, not SIG_IGN: that would
+            # be inherited by the program.
+            signal.signal(signal.SIGTTIN, lambda _signum, _frame: None)
         self._is_ours = is_ours or _descends_from_us
         self._answers: dict[tuple[object, ...], Verdict] = {}
         self._lock = threading.Lock()  # several supervisors, one for each attached process, share a terminal
@@ -126,7 +133,7 @@ def _in_foreground(tty: int, before: int, question: str, code: str, waits: Calla
     try:
         pid = os.fork()
         if pid == 0:
-            _helper(tty, question, code, writer)
+            _helper(tty, before, question, code, writer)
         os.close(writer)
         writer = -1
         return _answer_from(reader, pid, waits)
@@ -159,17 +166,58 @@ def _answer_from(reader: int, pid: int, waits: Callable[[], bool]) -> bytes:
     return os.read(reader, 1) or _NO_ANSWER
 
 
-def _helper(tty: int, question: str, code: str, writer: int) -> None:
+def _helper(tty: int, before: int, question: str, code: str, writer: int) -> None:
     # The child of the fork: never returns, and calls little but the kernel.
     try:
         for signum in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(signum, signal.SIG_DFL)
+        # Somebody else who takes the terminal leaves us with EIO instead of stopped, hence without an answer.
+        signal.signal(signal.SIGTTIN, signal.SIG_IGN)
         os.setpgid(0, 0)
         os.tcsetpgrp(tty, os.getpid())
+        _interrupt_readers(before)
         _make_sane(tty)
         os.write(writer, _dialogue(tty, question, code, writer))
     finally:
         os._exit(0)
+
+
+def _interrupt_readers(group: int) -> None:
+    # The kernel looks whether a reader is in the foreground when the read begins (n_tty_read()): one that has
+    # waited since before would get the answer. Stopped and continued, it begins again, and is stopped.
+    for tid in _reading_threads(group):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(tid, signal.SIGSTOP)
+            deadline = time.monotonic() + _STOP_S
+            while _stat_of(tid)[0] not in ("T", "Z", "") and time.monotonic() < deadline:
+                time.sleep(0.001)
+            os.kill(tid, signal.SIGCONT)
+
+
+def _reading_threads(group: int) -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):  # noqa: PTH208
+        if not name.isdecimal() or _stat_of(int(name))[1:] != (group,) or int(name) == os.getppid():
+            continue
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            for tid in os.listdir(f"/proc/{name}/task"):  # noqa: PTH208
+                with open(f"/proc/{name}/task/{tid}/syscall", "rb") as file:  # noqa: PTH123
+                    words = file.read().split()
+                if int(words[0]) in _READS:
+                    link = os.readlink(f"/proc/{name}/fd/{int(words[1], 16) & 0xFFFFFFFF}")  # noqa: PTH115
+                    if link.startswith(("/dev/pts/", "/dev/tty", "/dev/console")):
+                        found.append(int(tid))
+    return found
+
+
+def _stat_of(tid: int) -> tuple[str, int]:
+    # State and process group (proc(5), stat); ("", 0) when it is gone.
+    try:
+        with open(f"/proc/{tid}/stat", "rb") as file:  # noqa: PTH123
+            fields = file.read().rpartition(b")")[2].split()
+        return fields[0].decode(), int(fields[2])
+    except (OSError, IndexError, ValueError):
+        return "", 0
 
 
 def _make_sane(tty: int) -> None:
