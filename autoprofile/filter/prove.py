@@ -172,10 +172,14 @@ class _Prover:
     def _says(self, arch: str, nr: int) -> Any:
         # decide_call: the first rule in deciding order that matches, else the default. arch_from_audit makes
         # the arch of a call, so a number of x86_64 with the x32 bit never reaches this.
-        z3, answer = self._z3, _value(self._z3, self._profile.default.ret)
+        z3, answer = self._z3, self._profile.default.ret
         if self._beyond is not None and is_beyond(self._profile, arch, nr):
-            return _value(z3, self._beyond.ret)
-        for rule in reversed(self._profile.rules_for(arch, nr)):
+            return self._beyond.ret
+        rules = self._profile.rules_for(arch, nr)
+        if not rules or not rules[0].comparators:
+            return rules[0].action.ret if rules else answer
+        answer = _value(z3, answer)
+        for rule in reversed(rules):
             matches = z3.And([self._matches(one) for one in rule.comparators])
             answer = z3.If(matches, _value(z3, rule.action.ret), answer)
         return z3.simplify(answer)
@@ -245,6 +249,10 @@ class _Prover:
         they decide is taken, so a known nr leaves little more than its own rules.
         """
         z3 = self._z3
+        if isinstance(words[0], int) and isinstance(words[1], int):
+            ret = _answer_by_number(program, words[0], words[1])
+            if ret is not None:
+                return ret
         arriving: dict[int, list[tuple[Any, Any, Any, tuple[Any, ...]]]] = {
             0: [(True, 0, 0, (0,) * op.MEMORY_WORDS)]
         }
@@ -356,6 +364,26 @@ class _Prover:
         if code == op.LDX_MEM:
             return a, memory[k], memory
         return new_a.get(code, a), new_x.get(code, x), memory
+
+
+def _answer_by_number(program: Program, nr: int, token: int) -> int | None:
+    # What is answered where nothing but nr and arch is looked at on the way; None where more is. A shortcut
+    # through `_run_one`, which gives the same: most numbers need no expressions.
+    a, pc = 0, 0
+    while True:
+        code, jt, jf, k = program[pc]
+        pc += 1
+        if code == op.RET_K:
+            return k
+        if code == op.LD_ABS and k in (op.NR_OFFSET, op.ARCH_OFFSET):
+            a = nr if k == op.NR_OFFSET else token
+        elif code == op.JA:
+            pc += k
+        elif code in (op.JEQ_K, op.JGT_K, op.JGE_K, op.JSET_K):
+            holds = {op.JEQ_K: a == k, op.JGT_K: a > k, op.JGE_K: a >= k, op.JSET_K: a & k != 0}[code]
+            pc += jt if holds else jf
+        else:
+            return None
 
 
 def _value(z3: Any, value: Any) -> Any:

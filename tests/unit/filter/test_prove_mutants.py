@@ -1,7 +1,7 @@
 """The proof can fail: every instruction of several filters is changed, and each change is refuted or explained.
 
 AUTOPROFILE_MUTANTS=all changes every instruction of all learned profiles' filters in every way (some minutes); without it
-every instruction of four small filters in every way, and one of two learned profiles' in one way each.
+every instruction of four small filters is changed in three ways, and of a learned profile's in one.
 """
 
 from __future__ import annotations
@@ -95,16 +95,17 @@ def refute_or_explain(profile: Profile, changes: list[tuple[int, SockFilter]]) -
 
 @pytest.mark.parametrize("name", FILTERS)
 def test_every_change_of_a_small_filter_is_refuted_or_explained(name: str) -> None:
-    """All instructions, changed in every way: nearly all are refuted, the others make no difference for a reason."""
+    """All instructions, changed in several ways: nearly all are refuted, the others are equal for a reason."""
     profile = FILTERS[name]
-    outcomes = refute_or_explain(profile, list(mutants(compile_profile(profile))))
+    changes = list(mutants(compile_profile(profile)))
+    outcomes = refute_or_explain(profile, changes if ALL else changes[::2])
     print(name, dict(outcomes))
     others = outcomes.total() - outcomes["refuted"] - outcomes["invalid"]
     assert outcomes["refuted"] > 5 * others, outcomes
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("path", CORPUS if ALL else CORPUS[:2], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", CORPUS if ALL else CORPUS[:1], ids=lambda p: p.stem)
 def test_every_instruction_of_a_learned_filter_is_needed(path) -> None:
     """Each instruction, changed, is refuted or explained."""
     profile = Profile.load(path)
@@ -124,7 +125,7 @@ def test_every_instruction_of_a_learned_filter_is_needed(path) -> None:
 def test_the_explanation_is_none_where_there_is_a_difference() -> None:
     """What tells why mutants are equal does not call those equal that the solver refutes."""
     checked = 0
-    for name in ("masks", "joint"):
+    for name in ("masks", "ranges") if ALL else ("masks",):
         program = compile_profile(FILTERS[name])
         for index, changed in mutants(program):
             instructions = [*program[:index], changed, *program[index + 1 :]]
@@ -135,4 +136,4 @@ def test_the_explanation_is_none_where_there_is_a_difference() -> None:
             equal = prove(FILTERS[name], mutant).holds
             assert (reason_of_equality(program, mutant, index) is not None) == equal, (index, changed)
             checked += 1
-    assert checked > 100
+    assert checked > 50
