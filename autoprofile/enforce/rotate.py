@@ -54,7 +54,7 @@ def _lines_in(path: str) -> int:
     try:
         with open(path, "rb") as file:  # noqa: PTH123
             for line in file:
-                count += line[:1] == b"{"
+                count += line.lstrip(b" ")[:1] == b"{"
     except FileNotFoundError:
         pass
     return count
