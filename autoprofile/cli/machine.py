@@ -217,8 +217,25 @@ def _ebpf() -> Iterator[Check]:
         "libbpf.so.1" if has_libbpf else "no libbpf.so.1",
         "apt-get install libbpf1",
     )
-    works, found, how = _try_source("ebpf")
-    yield Check("ebpf", "ebpf", works, found, how)
+    yield from _loaders()
+
+
+def _loaders() -> Iterator[Check]:
+    # Both are tried, so that it is known what --loader can be; one is enough.
+    from autoprofile.trace.ebpf.loading import LOADERS, choose, lacks, loader_here
+
+    used = loader_here()
+    tried: dict[str, tuple[bool, str, str | None]] = {}
+    for loader in LOADERS[1:]:
+        if (why := lacks(loader)) is not None:
+            tried[loader] = (False, why[0], why[1])
+        else:
+            choose(loader)
+            tried[loader] = _try_source("ebpf")
+            choose("auto")
+        yield Check("ebpf", loader, *tried[loader])
+    works, found, how = tried[used]
+    yield Check("ebpf", "ebpf", works, f"--backend ebpf takes the loader {used}: {found}", how)
 
 
 def _has_library(short: str, soname: str) -> bool:

@@ -23,6 +23,7 @@ __all__ = [
     "common_options",
     "force_option",
     "json_option",
+    "loader_option",
     "output_of",
     "profile_argument",
     "verb",
@@ -211,3 +212,21 @@ command_argument = click.argument("command", nargs=-1, type=COMMAND, metavar="[-
 profile_argument = click.argument("profile", type=ExistingFile(), metavar="PROFILE")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 force_option = click.option("--force", is_flag=True, help="Replace the output file when it exists.")
+
+
+def _choose_loader(_ctx: click.Context, _param: click.Parameter, value: str) -> None:
+    if value != "auto":  # the usual case loads nothing of it
+        from autoprofile.trace.ebpf.loading import choose
+
+        choose("core" if value == "core" else "bcc")
+
+
+loader_option = click.option(
+    "--loader",
+    type=click.Choice(["auto", "core", "bcc"]),
+    default="auto",
+    show_default=True,
+    callback=_choose_loader,
+    expose_value=False,
+    help="What loads the eBPF probes: core needs BTF, bcc kernel headers.",
+)

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from autoprofile.cli import exit as exits
-from autoprofile.cli.options import ExistingFile, command_argument, force_option, output_of, verb
+from autoprofile.cli.options import (
+    ExistingFile,
+    command_argument,
+    force_option,
+    loader_option,
+    output_of,
+    verb,
+)
 from autoprofile.cli.watching import chosen_target, target_options
 from autoprofile.errors import AutoprofileError, UsageError
 
@@ -42,6 +49,7 @@ __all__ = ["command"]
     show_default=True,
     help="How to watch; auto takes the quickest this kernel has.",
 )
+@loader_option
 @click.option(
     "--level",
     type=click.Choice(["strict", "standard", "permissive"]),
@@ -191,7 +199,8 @@ def command(
         named = default_target(found.argv or (str(chosen.value),))
         plan = Plan(output, target or named, trace_file, force, merge_into)
         windows = None if bound is None else Windows(output, how, bound, window or 10.0)
-        trace, status = watch_target(output, found, timeout, keep=plan.keep, stability=windows), exits.DONE
+        trace = watch_target(output, found, timeout, keep=plan.keep_anyway(), stability=windows)
+        status = exits.DONE
     elif logs:
         output.failure_status = exits.FAILED  # nothing is run
         trace = read_logs([*logs, *map(Path, command)], strace=bool(from_strace))

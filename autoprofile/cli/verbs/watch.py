@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from autoprofile.cli import exit as exits
-from autoprofile.cli.options import json_option, output_of, profile_argument, verb
+from autoprofile.cli.options import json_option, loader_option, output_of, profile_argument, verb
 from autoprofile.cli.watching import chosen_target, target_options
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ __all__ = ["command"]
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop watching then."
 )
+@loader_option
 @json_option
 @click.pass_context
 def command(
