@@ -118,3 +118,126 @@ def test_new_privileges_need_root(learned: Path, tmp_path: Path) -> None:
     assert done.returncode == 125
     assert "CAP_SYS_ADMIN" in done.stderr
     assert not (tmp_path / "ran").exists()
+
+
+# Makes a call that it did not make when it was learned from.
+STRAYS = """\
+import signal, socket, sys
+if 'handle' in sys.argv:
+    signal.signal(signal.SIGSYS, lambda *_: print('handled', flush=True))
+if 'stray' in sys.argv:
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    except OSError:
+        pass
+print('on', flush=True)
+"""
+
+
+@pytest.mark.parametrize("audit", [[], ["--audit", "a.jsonl"]], ids=["filter", "audited"])
+@pytest.mark.parametrize(("handles", "status", "says"), [([], 159, ""), (["handle"], 0, "handled\non\n")])
+def test_trap_is_sigsys_with_and_without_a_log(
+    audit: list[str], handles: list[str], status: int, says: str, tmp_path: Path
+) -> None:
+    """A call answered with trap meets the program's own SIGSYS handler, or ends it, also where a log is kept."""
+    script = [sys.executable, "-I", "-B", "-c", STRAYS, *handles]
+    done = autoprofile("learn", "-o", "p.yaml", "--default", "trap", "--", *script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = autoprofile("enforce", "p.yaml", *audit, "--", *script, "stray", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (status, says), done.stderr
+    # What the log cannot have is said.
+    assert ("not in the audit log" in done.stderr) == bool(audit)
+
+
+def test_a_denylist_that_logs_keeps_its_refusals_apart(tmp_path: Path) -> None:
+    """In a denylist with default log --on-violation changes what rules refuse, never what is logged."""
+    profile = hand_written(tmp_path, DENYLIST.replace("default: allow", "default: log"))
+    for options, status, says in (
+        ([], 0, "AF_NETLINK Permission denied\n"),
+        (["--on-violation", "errno"], 0, "AF_NETLINK Operation not permitted\n"),
+        (["--on-violation", "kill"], 159, ""),
+    ):
+        done = autoprofile("enforce", profile, *options, "--", *PYTHON, "AF_UNIX", "AF_NETLINK", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (status, f"AF_UNIX opened\n{says}"), done.stderr
+
+
+def test_drift_names_the_cause(learned: Path, tmp_path: Path) -> None:
+    """Learn, enforce, drift: the same binaries are the alarm, and a libc that was another when learning is named."""
+    words = ["enforce", learned, "--on-violation", "errno", "--audit", "a.jsonl", "--backtrace", "--"]
+    autoprofile(*words, *PYTHON, "AF_UNIX", "AF_INET", cwd=tmp_path)
+    found = json.loads(autoprofile("drift", learned, "a.jsonl", "--json", cwd=tmp_path).stdout)
+    (record,) = [r for r in found["records"] if r["syscall"] == "socket"]
+    assert record["attribution"] == "same"
+    assert "same binaries, new behaviour" in record["why"]
+    shown = json.loads(autoprofile("show", "a.jsonl", "--json", cwd=tmp_path).stdout)
+    (call,) = [r for r in shown["records"] if r["syscall"] == "socket"]
+    assert call["file"].endswith("libc.so.6")
+    assert call["file_build_id"]
+    assert any("sock_initobj" in place or "_socket" in place for place in call["backtrace"])
+    other = tmp_path / "other.yaml"
+    other.write_text(learned.read_text().replace(call["file_build_id"], "0123456789abcdef"))
+    found = json.loads(autoprofile("drift", other, "a.jsonl", "--json", cwd=tmp_path).stdout)
+    (record,) = [r for r in found["records"] if r["syscall"] == "socket"]
+    assert record["attribution"] == "changed"
+    assert "libc.so.6 was rebuilt (01234567… → " in record["why"]
+
+
+def test_a_kill_on_record_points_to_the_log(learned: Path, tmp_path: Path) -> None:
+    """After a recorded kill the user is sent to the log, not to another run."""
+    done = autoprofile("enforce", learned, "--audit", "a.jsonl", "--", *PYTHON, "AF_INET", cwd=tmp_path)
+    assert done.returncode == 159
+    assert "autoprofile drift" in done.stderr
+    assert "--complain" not in done.stderr
+
+
+def test_metrics_are_written_to_a_file(learned: Path, tmp_path: Path) -> None:
+    """--metrics FILE leaves the counters of the run in the Prometheus text format, and no other file."""
+    pytest.importorskip("prometheus_client")
+    words = ["enforce", learned, "--on-violation", "errno", "--metrics", "m.prom", "--"]
+    done = autoprofile(*words, *PYTHON, "AF_UNIX", "AF_INET", "AF_INET", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "m.prom").read_text().splitlines()
+    call = 'action="EPERM",arch="x86_64",by="profile",event="deny",syscall="socket"'
+    assert f"autoprofile_calls_total{{{call}}} 2.0" in lines
+    assert "autoprofile_up 0.0" in lines
+    assert "autoprofile_lost_records_total 0.0" in lines
+    assert "autoprofile_supervised_processes 0.0" in lines
+    assert [p.name for p in tmp_path.iterdir()] == ["m.prom"]
+
+
+def test_metrics_are_served_on_localhost(learned: Path, tmp_path: Path) -> None:
+    """--metrics :PORT answers while the command runs, with its live processes, and is gone afterwards."""
+    pytest.importorskip("prometheus_client")
+    script = (
+        "import sys, urllib.request\n"
+        "port = open('err').read().split('metrics at port ')[1].split()[0]\n"
+        "text = urllib.request.urlopen(f'http://127.0.0.1:{port}/metrics', timeout=60).read().decode()\n"
+        "print([l for l in text.splitlines() if l.startswith(('autoprofile_up', 'autoprofile_supervised'))])\n"
+    )
+    profile = hand_written(tmp_path, DENYLIST)
+    with open(tmp_path / "err", "wb") as stderr:
+        words = ["enforce", profile, "--metrics", ":0", "--", sys.executable, "-I", "-B", "-c", script]
+        done = autoprofile(*words, cwd=tmp_path, stderr=stderr)
+    assert done.returncode == 0, (tmp_path / "err").read_text()
+    assert done.stdout == "['autoprofile_up 1.0', 'autoprofile_supervised_processes 1.0']\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--metrics", "9100"], "a port or a file"),
+        (["--metrics", ":99999"], "no port 99999"),
+        (["--audit-max-size", "10"], "too small"),
+        (["--audit-max-size", "much"], "no size"),
+        (["--audit-max-size", "1M"], "--audit"),
+        (["--backtrace"], "--audit"),
+    ],
+)
+def test_options_that_make_no_sense_are_named(
+    options: list[str], says: str, learned: Path, tmp_path: Path
+) -> None:
+    """A wrong option ends with status 2 before the command runs."""
+    done = autoprofile("enforce", learned, *options, "--", "touch", "ran", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert not (tmp_path / "ran").exists()
