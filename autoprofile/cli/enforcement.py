@@ -103,15 +103,18 @@ class Enforcement:
                     descendants=descendants,
                     privileged=privileged,
                     arches=self._profile.arch,
-                    judge=self._let_pass if self._complain else self._answer,
+                    judge=self._foreseen,
                     trust_filters=trust_filters,
                 )
         finally:
             for supervisor in attaching.supervisors:
                 self._summarise(supervisor, output)
 
-    def _let_pass(self, _arch: str, _nr: int, _args: Sequence[int]) -> Action:
-        return Action.ALLOW
+    def _foreseen(self, arch: str, nr: int, args: Sequence[int]) -> Action:
+        # What will become of a call that a process waits in while we attach, should it be handed over.
+        if self._complain or (self._judge is not None and self._is_open(arch, nr, args)):
+            return Action.ALLOW
+        return self._answer(arch, nr, args)
 
     def _filters(self, output: Output) -> tuple[Program, ...]:
         # In the order of installation: the listener, where there is one, is for the last.
