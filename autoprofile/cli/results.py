@@ -73,7 +73,9 @@ class TraceFile:
         return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
-def _free_name(path: Path) -> Path:
+def _free_name(path: Path, *, also_itself: bool = False) -> Path:
+    if also_itself and not path.exists():
+        return path
     number = 1
     while (other := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
         number += 1
@@ -103,6 +105,7 @@ class Plan:
         self._force = force
         self._merge_into = merge_into
         self.trace_file = None if trace_file is None else TraceFile(output, trace_file, force=force)
+        self._unfinished: TraceFile | None = None
         if merge_into and target.exists():
             from autoprofile.profile import Profile
 
@@ -129,6 +132,25 @@ class Plan:
     def keep(self) -> Callable[[Trace], None] | None:
         """What keeps a trace while it grows, None when none is to be kept."""
         return None if self.trace_file is None else self.trace_file.keep
+
+    def keep_anyway(self) -> Callable[[Trace], None]:
+        """Return what keeps a trace while it grows, asked for or not.
+
+        One that was not asked for is removed once the profile is written; it is what a killed tool leaves.
+        """
+        if self.trace_file is not None:
+            return self.trace_file.keep
+        path = _free_name(self._target.with_name(f"{self._target.stem}.unfinished.parquet"), also_itself=True)
+        self._unfinished = TraceFile(self._output, path, force=False)
+
+        def keep(trace: Trace) -> None:
+            assert self._unfinished is not None
+            is_first = not path.exists()
+            self._unfinished.keep(trace)
+            if is_first and path.exists():
+                self._output.note(f"until the profile is written, what was seen is kept in {path}")
+
+        return keep
 
     def write(self, trace: Trace, how: How) -> None:
         """Infer the profile and write it, and the trace when asked.
@@ -160,6 +182,8 @@ class Plan:
             for other in failures[1:]:
                 self._output.error(str(other), other.hint)
             raise failures[0]
+        if self._unfinished is not None:
+            self._unfinished.path.unlink(missing_ok=True)
         self._summarise(profile, before, trace)
         self._tell_constraints(inference)
 

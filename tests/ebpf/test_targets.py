@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -255,30 +256,74 @@ def test_containers_are_found_where_runtimes_keep_them(tmp_path):
             init_pid_of(name, tmp_path)
 
 
-def test_learning_a_process_from_the_command_line(patient, tmp_path):
-    """`learn --pid` writes a profile and a trace on Ctrl-C, and leaves the process alone."""
-    process = patient()
-    pid = pid_said_by(process)
-    profile, trace = tmp_path / "p.yaml", tmp_path / "t.parquet"
-    learning = subprocess.Popen(
-        [*AUTOPROFILE, "learn", "--pid", str(pid), "-o", profile, "--trace", trace],
+def learning(pid: int, profile: Path, *options: str | Path) -> subprocess.Popen[str]:
+    """Return `learn --pid`, attached."""
+    process = subprocess.Popen(
+        [*AUTOPROFILE, "learn", "--pid", str(pid), "-o", profile, *options],
         stderr=subprocess.PIPE,
         text=True,
         cwd=TESTS.parent,
     )
-    assert learning.stderr is not None
-    learning.stderr.readline()
+    assert process.stderr is not None
+    said = process.stderr.readline()
+    assert "learning process" in said, said + process.stderr.read()
+    return process
+
+
+def test_ctrl_c_ends_the_learning_alone(patient, tmp_path):
+    """`learn --pid` writes a profile and a trace on Ctrl-C, and leaves the process alone."""
+    process = patient()
+    profile, trace = tmp_path / "p.yaml", tmp_path / "t.parquet"
+    tool = learning(pid_said_by(process), profile, "--trace", trace)
     assert tell(process) == "0"
-    deadline = time.monotonic() + 30
-    while not trace.exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert trace.exists(), "no checkpoint was written while it ran"
-    learning.send_signal(signal.SIGINT)
-    _, err = learning.communicate(timeout=60)
-    assert learning.returncode == 0, err
+    tool.send_signal(signal.SIGINT)
+    _, err = tool.communicate(timeout=60)
+    assert tool.returncode == 0, err
     assert process.poll() is None
     assert Profile.load(profile).decide("socket", "AF_NETLINK", "SOCK_RAW", 12).action.kind == "allow"
     assert counts(Trace.load(trace))["socket"] == 23
+
+
+def test_a_learning_ends_with_its_time(patient, tmp_path):
+    """`learn --timeout` writes what it has seen by then; the process goes on, and nothing else is left."""
+    process = patient()
+    pid = pid_said_by(process)
+    profile = tmp_path / "p.yaml"
+    tool = learning(pid, profile, "--timeout", "7")
+    tell(process)
+    _, err = tool.communicate(timeout=60)
+    assert process.poll() is None
+    assert tool.returncode == 0, err
+    assert Profile.load(profile).learned.complete is False
+    assert os.listdir(tmp_path) == ["p.yaml"]
+
+
+def test_a_killed_learning_loses_seconds(patient, tmp_path):
+    """After kill -9 there is a trace to learn from, though none was asked for, and the process goes on."""
+    process = patient()
+    profile, trace = tmp_path / "p.yaml", tmp_path / "p.unfinished.parquet"
+    tool = learning(pid_said_by(process), profile)
+    assert tell(process) == "0"
+    deadline = time.monotonic() + 60
+    while not trace.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    tool.kill()
+    tool.communicate(timeout=60)
+    assert process.poll() is None
+    assert not profile.exists()
+    seen = Trace.load(trace)
+    assert counts(seen)["socket"] == 23
+    assert not seen.is_complete
+    done = subprocess.run(
+        [*AUTOPROFILE, "learn", "-o", profile, "--from-trace", trace],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=TESTS.parent,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Profile.load(profile).learned.complete is False
 
 
 @pytest.mark.parametrize(
