@@ -190,7 +190,7 @@ def test_essentials_are_there_at_standard_and_not_at_strict() -> None:
         assert allows(standard, *call)
         assert not allows(strict, *call)
     assert not allows(standard, "ioctl", 0, "TIOCSTI")
-    assert "essential for" in standard.rules_for("x86_64", "tgkill")[0].evidence.reason
+    assert "essential for" in standard.rules_for("x86_64", "writev")[0].evidence.reason
 
 
 def test_companions_come_with_what_they_follow_from() -> None:
@@ -253,6 +253,22 @@ def test_a_companion_with_an_argument_opens_only_that() -> None:
 
 def all_risks() -> list[tuple[str, object]]:
     return [pair for pairs in risk_conditions().values() for pair in pairs]
+
+
+def test_threads_come_with_every_program_and_processes_do_not() -> None:
+    """A thread reaches nothing new, so any program may start one; children, and namespaces, have to be seen."""
+    profile = learn(trace_of(observed("getuid")), level="standard")
+    assert allows(profile, "clone", THREAD)
+    assert profile.decide("clone3").action == Action.errno("ENOSYS")
+    assert allows(profile, "tgkill", 0, 0, "SIGURG")
+    for flags in (17, "CLONE_NEWUSER", "CLONE_VM|CLONE_VFORK|SIGCHLD"):
+        assert not allows(profile, "clone", flags)
+    for name in ("fork", "vfork", "wait4", "kill", "execve"):
+        assert not allows(profile, name)
+    parent = learn(trace_of(observed("clone", 17)), level="standard")
+    assert allows(parent, "clone", "CLONE_VM|CLONE_VFORK|SIGCHLD")
+    assert not allows(parent, "clone", "CLONE_NEWUSER")
+    assert allows(parent, "kill", 0, "SIGTERM")
 
 
 def test_essentials_of_paths_a_program_has_not_are_left_out() -> None:
