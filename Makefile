@@ -4,9 +4,10 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+UNTIMED := attack_surface.py docker_default.py inference_study.py # they measure no time
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format bench docs probes regenerate-abi
+.PHONY: help setup demo test check lint format bench study docs probes regenerate-abi
 
 help: ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,7 +37,11 @@ format: ## Put every file into the common form
 	@$(BIN)/ruff format .
 
 bench: setup ## Measure what tracing, enforcing and starting up cost, against the limits of the README
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in $(filter-out $(addprefix benchmarks/,$(UNTIMED)),$(wildcard benchmarks/*.py)); do \
+		echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+study: setup ## Show on real programs what inference is worth, and write docs/inference-study.md (20 minutes)
+	@$(BIN)/python benchmarks/inference_study.py --page docs/inference-study.md
 
 docs: ## Write README.md and docs/cli.md again from their templates, running every example
 	@$(BIN)/python tools/render_docs.py

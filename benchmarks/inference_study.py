@@ -56,6 +56,7 @@ def main() -> int:
     docker = docker_default.profile()
     results: list[Result] = []
     calibration: list[Calibration] = []
+    has_failed = False
     with tempfile.TemporaryDirectory(prefix="study-") as folder:
         for program in chosen:
             result = Result(program.name, program.kind, program.is_held_out)
@@ -70,6 +71,7 @@ def main() -> int:
                     calibration += points
                 except (AutoprofileError, OSError, RuntimeError) as error:
                     result.error = f"{type(error).__name__}: {error}"
+                    has_failed = True
             results.append(result)
             print(_line(result), flush=True)
     facts: dict[str, object] = {
@@ -86,7 +88,7 @@ def main() -> int:
         into_page(options.page, text)
         plot(calibration, options.page.with_name("inference-calibration.svg"))
     print(text)
-    return int(any(r.replays_refused or r.error for r in results))
+    return int(has_failed or any(r.replays_refused for r in results))
 
 
 def _options() -> argparse.Namespace:
