@@ -8,7 +8,8 @@ allowed by it (no widening); a profile whose default kills does not kill for suc
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Final
 
 from autoprofile.abi.arch import ARCHES
 from autoprofile.abi.history import since
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
 
     from autoprofile.profile import Profile
 
-__all__ = ["action_for", "answer_beyond", "is_beyond", "newest_known"]
+__all__ = ["TABLE_KERNEL", "action_for", "answer_beyond", "is_beyond", "newest_known"]
 
-_PRIVATE = 0x0F0000  # arm's own calls stand far above the others and are older than most
+#: The kernel whose calls are all in autoprofile's own table.
+TABLE_KERNEL: Final = (6, 18)
+
+_PRIVATE: Final = 0x0F0000  # arm's own calls stand far above the others and are older than most
 
 
 def answer_beyond(profile: Profile) -> Action | None:
@@ -41,8 +45,11 @@ def newest_known(profile: Profile, arch: str) -> int:
     narrows: that may be newer than what the author had; a number below it gets the default.
     """
     kernel = _version(profile.learned.kernel if profile.learned else None)
-    if kernel is None:
-        return newest_nr(arch)
+    return newest_nr(arch) if kernel is None or kernel >= TABLE_KERNEL else _newest_of(kernel, arch)
+
+
+@cache
+def _newest_of(kernel: tuple[int, int], arch: str) -> int:
     bit = ARCHES[arch].nr_bit
     # `since` is the first kernel that had the call on any arch. Where another arch got it later, its number
     # counts as known; it then gets the default, which is the stricter answer.

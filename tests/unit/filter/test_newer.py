@@ -8,10 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from autoprofile.abi._tables import source_line
 from autoprofile.abi.arch import ARCHES, arch_from_audit
+from autoprofile.abi.history import since
 from autoprofile.abi.syscalls import newest_nr, syscall_nr, syscall_table
 from autoprofile.filter import compile_profile
-from autoprofile.filter.newer import action_for, answer_beyond, is_beyond, newest_known
+from autoprofile.filter.newer import TABLE_KERNEL, action_for, answer_beyond, is_beyond, newest_known
 from autoprofile.filter.prove import prove
 from autoprofile.profile import ANY, Action, Learned, Profile, SeccompRule
 
@@ -40,6 +42,15 @@ def test_the_learned_kernel_says_where_new_numbers_begin() -> None:
     assert not is_beyond(
         on("6.1", replace(plain, rules=(SeccompRule("cachestat", Action.LOG),))), "x86_64", 451
     )
+
+
+def test_the_table_is_of_the_kernel_it_is_said_to_be() -> None:
+    """No call of the table is newer than TABLE_KERNEL, which the table's own source line names."""
+    newest = max(
+        tuple(map(int, (since(n) or "0.0").split(".")[:2])) for a in ARCHES for n in syscall_table(a)
+    )
+    assert newest <= TABLE_KERNEL
+    assert f"calls newer than Linux {TABLE_KERNEL[0]}.{TABLE_KERNEL[1]} left out" in source_line("syscalls.tsv")
 
 
 def test_only_refusing_defaults_are_replaced() -> None:
