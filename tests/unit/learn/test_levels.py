@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from autoprofile.abi.arch import ARCHES
 from autoprofile.abi.constants import encode_value
 from autoprofile.abi.risk import call_risk, risk_conditions, syscall_risk
-from autoprofile.abi.signatures import constrained_args
+from autoprofile.abi.signatures import constrained_args, signature
 from autoprofile.abi.syscalls import syscall_nr, syscall_table
 from autoprofile.drift import compare
 from autoprofile.learn import infer, learn
@@ -238,6 +238,17 @@ def test_every_call_was_judged() -> None:
     judged |= {entry.syscall for entry in essentials()} | {entry.syscall for entry in BASELINE}
     judged |= {name for line in companions() for name in line.trigger.partition(":")[2].split(",")}
     assert {n for n in syscall_table("x86_64") if n not in judged and syscall_risk(n) is None} == set()
+
+
+def test_no_risk_rests_on_a_size() -> None:
+    """A range of sizes or offsets would shut out no risk class, which is why none is learned."""
+    for name, pairs in risk_conditions().items():
+        for condition, _ in pairs:
+            for arch in ARCHES:
+                found = signature(arch, name)
+                kinds = {spec.name: spec.kind for spec in found.args} if found else {}
+                for argument in condition.split(" ")[0::3]:
+                    assert kinds.get(argument) not in {"size", "offset", "count", "data"}, (name, condition)
 
 
 def test_a_companion_with_an_argument_opens_only_that() -> None:
