@@ -7,6 +7,7 @@ changed.
 
 from __future__ import annotations
 
+from operator import add
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from autoprofile.filter import opcodes as op
@@ -70,24 +71,25 @@ class ArgumentCompiler:
             found = self._built[decision] = min(options, key=lambda o: o[1])
         return found
 
-    def _disorder(self, weighted: Weighted, word: Word) -> tuple[int, float]:
+    def _disorder(self, weighted: Weighted, word: Word) -> tuple[int, int]:
         # What testing this word leaves to do, roughly: remaining words and cases, over its outcomes.
-        outcomes = {i.outcome for i in _partition(weighted, word)[0]}
-        left = sum(len(o.cases) * len(_words(o)) for o in outcomes if isinstance(o, Decision))
-        return left, float(len(outcomes))
+        outcomes = [left.decision for left in _partition(weighted, word)[1]]
+        left = sum(len(outcome.cases) * len(_words(outcome)) for outcome in outcomes)
+        return left, len(outcomes)
 
     def _by_word(self, weighted: Weighted, word: Word) -> tuple[NodeId, float]:
         items, children = _partition(weighted, word)
         offset = word_offset(word[0], high=word[1])
-        costs: dict[Decision, float] = {}
+        built: dict[object, tuple[NodeId, float]] = {}
 
-        def leaf(decision: Decision) -> NodeId:
-            node, costs[decision] = self._loaded(children[decision], word)
-            return node
+        def leaf(outcome: object) -> NodeId:
+            assert isinstance(outcome, int)
+            built[outcome] = self._loaded(children[outcome], word)
+            return built[outcome][0]
 
         tree = search_tree(items)
-        node = self.plant(tree, lambda outcome: leaf(_as_decision(outcome)))
-        return self._graph.load(offset, node), _cost(tree, items, costs)
+        node = self.plant(tree, leaf)
+        return self._graph.load(offset, node), _cost(tree, items, built)
 
     def plant(self, tree: Tree, leaf: Callable[[object], NodeId]) -> NodeId:
         """Make the nodes of a search tree, whose outcomes `leaf` turns into nodes."""
@@ -133,18 +135,14 @@ class ArgumentCompiler:
         return node, cost
 
 
-def _as_decision(outcome: object) -> Decision:
-    assert isinstance(outcome, Decision)
-    return outcome
-
-
-def _cost(tree: Tree, items: Sequence[Item], costs: dict[Decision, float]) -> float:
+def _cost(tree: Tree, items: Sequence[Item], built: dict[object, tuple[NodeId, float]]) -> float:
     # Expected instructions from the load of a word on.
-    total = sum(item.weight for item in items) or 1.0
+    total = sum([item.weight for item in items]) or 1.0
     cost = 1.0
     for item in items:
-        outcome, depth = find(tree, item.low)
-        cost += item.weight / total * (depth + costs[_as_decision(outcome)])
+        if item.weight:
+            outcome, depth = find(tree, item.low)
+            cost += item.weight / total * (depth + built[outcome][1])
     return cost
 
 
@@ -176,93 +174,123 @@ def _mask_of(case: Case, word: Word) -> tuple[int, int] | None:
     return next(((s.mask, s.value) for s in sets if s.mask), None)
 
 
-def _partition(weighted: Weighted, word: Word) -> tuple[list[Item], dict[Decision, Weighted]]:
-    # Cut the values of a word where some case changes its mind; each piece leads to what is left to decide.
+def _partition(weighted: Weighted, word: Word) -> tuple[list[Item], list[Weighted]]:
+    # Cut the values of a word where some case changes its mind. Outcomes are numbers: each stands for what is
+    # left to decide.
+    halves = _halves(weighted, word)
     edges = {0}
-    for case in weighted.decision.cases:
-        for one in _half(case, word):
+    for half in halves:
+        for one in half.sets if half else ():
             for low, high in one.ranges:
                 edges.add(low)
                 edges.add(high + 1)
     edges.discard(_U32 + 1)
     lows = sorted(edges)
+    place = {low: at for at, low in enumerate([*lows, _U32 + 1])}
+    pieces: list[_Fitting] = [[] for _ in lows]
+    for number, half in enumerate(halves):
+        if half is None:
+            for piece in pieces:
+                piece.append((number, []))
+            continue
+        for which, one in enumerate(half.sets):
+            for low, high in one.ranges:
+                for piece in pieces[place[low] : place[high + 1]]:
+                    if piece and piece[-1][0] == number:
+                        piece[-1][1].append(which)
+                    else:
+                        piece.append((number, [which]))
     items: list[Item] = []
-    sums: dict[Decision, Weighted] = {}
-    halves = _halves(weighted, word)
-    for low, high in zip(lows, [e - 1 for e in lows[1:]] + [_U32], strict=True):
-        left = _given_range(weighted, word, low, high, halves)
-        old = sums.get(left.decision)
-        if old is not None:
-            added = tuple(a + b for a, b in zip(old.weights, left.weights, strict=True))
-            sums[left.decision] = Weighted(left.decision, added, old.final_weight + left.final_weight)
+    places: dict[Decision, int] = {}
+    sums: list[Weighted] = []
+    for low, high, piece in zip(lows, [e - 1 for e in lows[1:]] + [_U32], pieces, strict=True):
+        left = _given_range(weighted, word, low, high, halves, piece)
+        outcome = places.setdefault(left.decision, len(sums))
+        items.append(Item(low, high, outcome, left.total))
+        if outcome == len(sums):
+            sums.append(left)
         else:
-            sums[left.decision] = left
-        items.append(Item(low, high, left.decision, left.total))
-    return _absorb(items, word), sums
+            old = sums[outcome]
+            added = tuple(map(add, old.weights, left.weights))
+            sums[outcome] = Weighted(left.decision, added, old.final_weight + left.final_weight)
+    return _absorb(items, word, [left.decision for left in sums]), sums
 
 
-def _absorb(items: list[Item], word: Word) -> list[Item]:
+def _absorb(items: list[Item], word: Word, decisions: Sequence[Decision]) -> list[Item]:
     # A single number need not be told apart where its neighbour's masks lead to the same decision anyway.
+    has_masks = [any(_mask_of(case, word) for case in decision.cases) for decision in decisions]
+    if not any(has_masks):
+        return items
     result = list(items)
     for index, item in enumerate(items):
-        if item.low != item.high or not isinstance(item.outcome, Decision):
-            continue
-        for other in (index - 1, index + 1):
+        for other in (index - 1, index + 1) if item.low == item.high else ():
             if 0 <= other < len(items):
-                neighbour = result[other].outcome
-                assert isinstance(neighbour, Decision)
-                if any(_mask_of(c, word) for c in neighbour.cases):
-                    whole = Weighted(neighbour, (0.0,) * len(neighbour.cases), 0.0)
-                    if (
-                        _given_range(whole, word, item.low, item.low, _halves(whole, word)).decision
-                        == item.outcome
-                    ):
-                        result[index] = Item(item.low, item.high, neighbour, item.weight)
-                        break
+                outcome = result[other].outcome
+                assert isinstance(outcome, int)
+                assert isinstance(item.outcome, int)
+                if has_masks[outcome] and (
+                    _given_number(decisions[outcome], word, item.low) == decisions[item.outcome]
+                ):
+                    result[index] = Item(item.low, item.high, outcome, item.weight)
+                    break
     return result
 
 
 class _Half(NamedTuple):
-    # What a case says of a word: where its argument stands among the case's, its alternatives, and how many
-    # numbers each of them leaves to the word.
+    # What a case says of a word: where its argument stands among the case's, its alternatives, what each of
+    # them says of the word, and how many numbers that leaves to it.
     at: int
     several: tuple[Alternative, ...]
+    sets: tuple[WordSet, ...]
     sizes: tuple[int, ...]
+
+
+# The cases that a range of a word leaves possible, by number, with those of their alternatives that it does.
+_Fitting: TypeAlias = "list[tuple[int, list[int]]]"
 
 
 def _halves(weighted: Weighted, word: Word) -> list[_Half | None]:
     found: list[_Half | None] = []
+    index, high = word
     for case in weighted.decision.cases:
-        at = next((at for at, arg in enumerate(case.args) if arg[0] == word[0]), None)
-        if at is None:
-            found.append(None)
-            continue
-        several = case.args[at][1]
-        found.append(_Half(at, several, tuple(size(_of(pair, word).ranges) for pair in several)))
+        half = None
+        for at, (argument, several) in enumerate(case.args):
+            if argument == index:
+                sets = tuple(pair[0] if high else pair[1] for pair in several)
+                half = _Half(at, several, sets, tuple(size(one.ranges) for one in sets))
+                break
+        found.append(half)
     return found
 
 
-def _of(pair: Alternative, word: Word) -> WordSet:
-    return pair[0] if word[1] else pair[1]
+def _given_number(decision: Decision, word: Word, number: int) -> Decision:
+    # What is left to decide when the word is this number.
+    weighted = Weighted(decision, (0.0,) * len(decision.cases), 0.0)
+    halves = _halves(weighted, word)
+    fitting: _Fitting = []
+    for at, half in enumerate(halves):
+        which = [i for i, one in enumerate(half.sets) if contains(one.ranges, number)] if half else []
+        if half is None or which:
+            fitting.append((at, which))
+    return _given_range(weighted, word, number, number, halves, fitting).decision
 
 
 def _given_range(
-    weighted: Weighted, word: Word, low: int, high: int, halves: Sequence[_Half | None]
+    weighted: Weighted, word: Word, low: int, high: int, halves: Sequence[_Half | None], fitting: _Fitting
 ) -> Weighted:
     # What is left to decide when the word lies in one range on which every case is of one mind but for masks.
     kept = []
     # The bits all numbers of the range have in common are known.
     alike = _U32 >> (low ^ high).bit_length() << (low ^ high).bit_length()
     known = _Bits(alike, low & alike)
-    for case, weight, half in zip(weighted.decision.cases, weighted.weights, halves, strict=True):
+    for number, which in fitting:
+        case, weight, half = weighted.decision.cases[number], weighted.weights[number], halves[number]
         if half is None:
             kept.append((case, weight))
             continue
         left: list[Alternative] = []
-        for pair, count in zip(half.several, half.sizes, strict=True):
-            one = _of(pair, word)
-            if not contains(one.ranges, low):
-                continue
+        for i in which:
+            one, pair = half.sets[i], half.several[i]
             rest = ANY_WORD
             if one.mask:
                 masked = _mask_given((one.mask, one.value), known)
@@ -270,7 +298,7 @@ def _given_range(
                 if masked is None or least is None or least > high:
                     continue
                 rest = WordSet(FULL32, *masked)
-            weight *= (high - low + 1) / count / len(half.several)
+            weight *= (high - low + 1) / half.sizes[i] / len(half.several)
             left.append((rest, pair[1]) if word[1] else (pair[0], rest))
         if not left:
             continue

@@ -97,10 +97,14 @@ class _Builder:
         self._bitmap = bitmap
         self._arguments = ArgumentCompiler(layout.graph)
 
-    def weight(self, arch: str, call: Call) -> float:
-        # How often the filter runs for this call. The bitmap knows no x32 numbers.
+    def _runs_filter(self, arch: str, call: Call) -> bool:
+        # The bitmap knows no x32 numbers.
         constant_allow = not call.decision.cases and call.decision.final == Action.ALLOW.ret
-        return 0.0 if constant_allow and self._bitmap and arch != "x32" else call.weight
+        return not (constant_allow and self._bitmap and arch != "x32")
+
+    def weight(self, arch: str, call: Call) -> float:
+        """Give how often the filter runs for a call."""
+        return call.weight if self._runs_filter(arch, call) else 0.0
 
     def arch_weight(self, arch: str) -> float:
         return sum(self.weight(arch, call) for call in self._arches[arch].values())
@@ -138,11 +142,16 @@ class _Builder:
         unseen = self.arch_weight(arch) == 0 if calls else False
         for nr, call in calls.items():
             weight = self.weight(arch, call)
-            if unseen and call.decision.cases:
-                weight = 1.0  # nothing was measured: calls whose arguments are checked weigh alike
+            if unseen and self._runs_filter(arch, call):
+                weight = 1.0  # nothing was measured: all calls that run the filter weigh alike
             points[nr] = (call.decision, weight)
             weighted.setdefault(call.decision, Weighted(call.decision, call.weights, call.final_weight))
         items: list[Item] = []
+        numbers: dict[Hashable, int] = {}  # of the outcomes, which are too large to be compared often
+
+        def put(low: int, high: int, outcome: Hashable, weight: float) -> None:
+            items.append(Item(low, high, numbers.setdefault(outcome, len(numbers)), weight))
+
         rest, new = Decision((), otherwise), Decision((), above)
         newest = newest_nr(arch)
         if above != otherwise:  # arm has calls of its own far above the others
@@ -157,14 +166,14 @@ class _Builder:
             if low > high:
                 return
             if gate is None or high < X32_SYSCALL_BIT:
-                items.append(Item(low, high, rest if high <= newest else new, 0.0))
+                put(low, high, rest if high <= newest else new, 0.0)
             else:
-                items.append(Item(low, high, _X32_GATE, gate_weight if low <= X32_SYSCALL_BIT else 0.0))
+                put(low, high, _X32_GATE, gate_weight if low <= X32_SYSCALL_BIT else 0.0)
 
         low = 0
         for nr, (outcome, weight) in sorted(points.items()):
             between(low, nr - 1)
-            items.append(Item(nr, nr, outcome, weight))
+            put(nr, nr, outcome, weight)
             low = nr + 1
         between(low, _U32)
 
@@ -175,7 +184,13 @@ class _Builder:
             assert isinstance(outcome, Decision)
             return self._arguments.build(weighted.get(outcome) or Weighted(outcome, (), 0.0))
 
-        node = self._arguments.plant(search_tree(items), leaf)
+        outcomes = list(numbers)
+
+        def numbered(outcome: object) -> NodeId:
+            assert isinstance(outcome, int)
+            return leaf(outcomes[outcome])
+
+        node = self._arguments.plant(search_tree(items), numbered)
         for nr, call in calls.items():
             root = leaf(call.decision)
             self._layout.calls[arch, nr] = root

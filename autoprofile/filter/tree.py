@@ -6,8 +6,8 @@ that minimises the expected number of tests. Knows nothing of syscalls or argume
 
 from __future__ import annotations
 
-from functools import cached_property
 from itertools import accumulate, pairwise
+from operator import add
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from autoprofile.filter.opcodes import JEQ_K, JGE_K, JSET_K
@@ -44,8 +44,9 @@ class Branch(NamedTuple):
 
 Tree: TypeAlias = "Leaf | Branch"
 
-_EXACT = 5  # up to so many ranges, every test is tried
-_MOST_HOT = 12  # dynamic programming over up to so many ranges with weight: m³/6 states of up to m splits
+_EXACT = 4  # up to so many ranges, every test is tried
+_MOST_HOT = 16  # dynamic programming over up to so many ranges with weight: m²/2 states and some more
+_REMOVED_FROM, _REMOVED_ABOVE = 1 / 4, 4 / 9  # see `_Planner`
 _MOST_MASKED = 64  # more numbers are not tried as the subsets of a mask
 _U32 = 0xFFFFFFFF
 _TEST = 1e-9  # price of a test in the program, against one executed test
@@ -67,35 +68,23 @@ def search_tree(items: Sequence[Item]) -> Tree:
     """Find the tree with the fewest expected tests; where nothing has weight, a balanced one.
 
     A test either splits what is left (JGE) or removes a single number (JEQ), after which its neighbours are
-    one range if they agree. Up to five ranges every tree is tried. Beyond, dynamic programming runs over the
+    one range if they agree. Up to four ranges every tree is tried. Beyond, dynamic programming runs over the
     ranges with weight; those without only have to be told apart somewhere below. Its states are an interval
     of them and how many of the heaviest numbers in it have been removed, since a removal pays most for the
     heaviest (Anderson, Kannan, Karloff, Ladner: "Thresholds and optimal binary comparison search trees",
-    2002). With more than twelve weighty ranges the top of the tree is chosen by weight alone, as full
-    programming costs n⁴.
+    2002). With more than 16 weighty ranges the top of the tree is chosen by weight alone.
 
     Args:
-        items: in order, without gaps, covering all 32-bit numbers that can occur.
+        items: in order, without gaps, covering all 32-bit numbers that can occur. Their outcomes are compared
+            and hashed a lot.
     """
-    # Outcomes may be large: numbers in their place are quick to compare and to hash.
-    numbers: dict[Hashable, int] = {}
-    items = merged(
-        [Item(i.low, i.high, numbers.setdefault(i.outcome, len(numbers)), i.weight) for i in items]
-    )
+    items = merged(items)
     tree = _grow(items)
     for mask, rest in _masks(items):
         option = Branch(JSET_K, mask, yes=_grow(rest), no=Leaf(items[0].outcome))
         if _price(option, items) < _price(tree, items) - 1e-12:
             tree = option
-    return _with_outcomes(tree, list(numbers))
-
-
-def _with_outcomes(tree: Tree, outcomes: Sequence[Hashable]) -> Tree:
-    if isinstance(tree, Leaf):
-        assert isinstance(tree.outcome, int)
-        return Leaf(outcomes[tree.outcome])
-    yes, no = _with_outcomes(tree.yes, outcomes), _with_outcomes(tree.no, outcomes)
-    return Branch(tree.code, tree.k, yes, no)
+    return tree
 
 
 def _masks(items: list[Item]) -> Iterator[tuple[int, list[Item]]]:
@@ -160,7 +149,7 @@ def _grow(items: list[Item]) -> Tree:
     if len(items) == 1:
         return Leaf(items[0].outcome)
     if len(items) <= _EXACT:
-        return _exact(items, {})[1]
+        return _exact(tuple(items), {})
     hot = [i for i, item in enumerate(items) if item.weight > 0]
     if not hot:
         return _split(items, len(items) // 2)
@@ -185,111 +174,168 @@ def _split(items: list[Item], at: int) -> Branch:
 
 
 def _without(items: list[Item], at: int) -> list[Item]:
-    # The number at `at` can no longer occur, so its neighbours touch.
-    if 0 < at < len(items) - 1 and items[at - 1].outcome == items[at + 1].outcome:
-        return [*items[: at - 1], *merged((items[at - 1], items[at + 1])), *items[at + 2 :]]
-    return [*items[:at], *items[at + 1 :]]
+    return list(_all_but(tuple(items), at))
 
 
 def _remove(items: list[Item], at: int) -> Branch:
     return Branch(JEQ_K, items[at].low, yes=Leaf(items[at].outcome), no=_grow(_without(items, at)))
 
 
-def _exact(items: list[Item], known: dict[tuple[Item, ...], tuple[float, Tree]]) -> tuple[float, Tree]:
-    # The cheapest of all trees, and its cost: expected tests, then tests in the program.
-    size = len(items)
-    if size == 1:
-        return 0.0, Leaf(items[0].outcome)
-    first, second = items[0], items[1]
-    if size == 2:
-        low, high = Leaf(first.outcome), Leaf(second.outcome)
-        cost = _TEST + first.weight + second.weight
-        if first.low == first.high:
-            return cost, Branch(JEQ_K, first.low, low, high)
-        return cost, Branch(JEQ_K if second.low == second.high else JGE_K, second.low, high, low)
-    if size == 3 and second.low == second.high and first.outcome == items[2].outcome:
-        tree: Tree = Branch(JEQ_K, second.low, Leaf(second.outcome), Leaf(first.outcome))
-        return _TEST + first.weight + second.weight + items[2].weight, tree
-    key = tuple(items)
-    found = known.get(key)
+# By the ranges of a state: its cost, and its first test: a split before that range, or the removal of the
+# number at ~choice.
+_Plan: TypeAlias = "dict[tuple[Item, ...], tuple[float, int]]"
+
+
+def _exact(items: tuple[Item, ...], known: _Plan) -> Tree:
+    # The cheapest of all trees.
+    if len(items) == 1:
+        return Leaf(items[0].outcome)
+    _least(items, known)
+    choice = known[items][1]
+    if choice < 0:
+        gone = items[~choice]
+        return Branch(JEQ_K, gone.low, Leaf(gone.outcome), _exact(_all_but(items, ~choice), known))
+    return Branch(JGE_K, items[choice].low, _exact(items[choice:], known), _exact(items[:choice], known))
+
+
+def _least(items: tuple[Item, ...], known: _Plan) -> float:
+    # The cost of the cheapest tree: expected tests, then tests in the program.
+    if len(items) == 1:
+        return 0.0
+    found = known.get(items)
     if found is not None:
-        return found
-    best = float("inf")
-    for at, item in enumerate(items):
-        if item.low == item.high:
-            cost, no = _exact(_without(items, at), known)
+        return found[0]
+    weight = sum([item.weight for item in items])
+    best, choice = float("inf"), 0
+    for at, (low, high, _, own) in enumerate(items):
+        # Behind a removal at least one test follows for all others, but where they are one range then.
+        if low == high and (weight - own < best or len(items) <= 3):
+            cost = _least(_all_but(items, at), known)
             if cost < best:
-                best, tree = cost, Branch(JEQ_K, item.low, Leaf(item.outcome), no)
+                best, choice = cost, ~at
         if at:
-            cost, no = _exact(items[:at], known)
+            cost = _least(items[:at], known)
             if cost < best:
-                more, yes = _exact(items[at:], known)
-                if cost + more < best:
-                    best, tree = cost + more, Branch(JGE_K, item.low, yes, no)
-    known[key] = found = best + _TEST + sum(item.weight for item in items), tree
-    return found
+                cost += _least(items[at:], known)
+                if cost < best:
+                    best, choice = cost, at
+    best += _TEST + weight
+    known[items] = best, choice
+    return best
+
+
+def _all_but(items: tuple[Item, ...], at: int) -> tuple[Item, ...]:
+    # The number at `at` can no longer occur, so its neighbours touch.
+    if 0 < at < len(items) - 1:
+        before, behind = items[at - 1], items[at + 1]
+        if before.outcome == behind.outcome:
+            joined = Item(before.low, behind.high, before.outcome, before.weight + behind.weight)
+            return (*items[: at - 1], joined, *items[at + 2 :])
+    return items[:at] + items[at + 1 :]
+
+
+# The expected tests of a state, and its first test: a split before that hot range, or None for removing the
+# heaviest number left.
+_Step: TypeAlias = "tuple[float, int | None]"
 
 
 class _Planner:
     # Dynamic programming over the ranges with weight. A state (i, j, h) means: of the hot ranges i to j-1,
-    # the h heaviest single numbers have been removed. What lies between them weighs nothing.
+    # the h heaviest single numbers have been removed. What lies between them weighs nothing. The paper's
+    # thresholds: a number with more than 4/9 of the weight is removed first, one with less than 1/4 never;
+    # that leaves few states with h > 0.
 
     def __init__(self, items: list[Item], hot: list[int]) -> None:
         self._items = items
         self._hot = [items[at] for at in hot]
         # Whether something without weight lies before each hot range, and behind the last.
         self._gap = [a + 1 < b for a, b in pairwise([-1, *hot, len(items)])]
-        self._plan: dict[tuple[int, int, int], tuple[float, int | None]] = {}
+        self._passed = list(accumulate((item.weight for item in self._hot), initial=0.0))
+        self._removed: dict[tuple[int, int, int], _Step] = {}  # states with h > 0
+        # States with h = 0: costs by start and end, by end and start, and first tests.
+        size = len(self._hot) + 1
+        self._from = [[0.0] * size for _ in range(size)]
+        self._to = [[0.0] * size for _ in range(size)]
+        self._first: dict[tuple[int, int], int | None] = {}
+        self._order: dict[tuple[int, int], list[int]] = {}
+        self._fill()
 
-    @cached_property
-    def _singles(self) -> dict[tuple[int, int], list[int]]:
-        order = sorted(
-            (i for i, item in enumerate(self._hot) if item.low == item.high),
-            key=lambda i: (-self._hot[i].weight, i),
-        )
-        size = len(self._hot)
-        return {(i, j): [x for x in order if i <= x < j] for i in range(size) for j in range(i + 1, size + 1)}
+    def _fill(self) -> None:
+        weights = [item.weight for item in self._hot]
+        is_single = [item.low == item.high for item in self._hot]
+        for j in range(1, len(self._hot) + 1):
+            heaviest = -1.0
+            to = self._to[j]
+            for i in range(j - 1, -1, -1):
+                if is_single[i] and weights[i] > heaviest:
+                    heaviest = weights[i]
+                weight = self._passed[j] - self._passed[i]
+                cost, first = float("inf"), None
+                if j - i == 1:
+                    cost = weight * (1 if is_single[i] else self._sides(i, i, j))
+                elif heaviest >= _REMOVED_FROM * weight or (j - i == 2 and heaviest >= 0):
+                    cost = weight + self._best(i, j, 1)[0]
+                if j - i > 1 and heaviest <= _REMOVED_ABOVE * weight:
+                    splits = list(map(add, self._from[i][i + 1 : j], to[i + 1 : j]))
+                    least = min(splits)
+                    if weight + least < cost - 1e-12:
+                        cost, first = weight + least, i + 1 + splits.index(least)
+                self._from[i][j] = to[i] = cost
+                self._first[i, j] = first
 
-    @cached_property
-    def _passed(self) -> list[float]:
-        return list(accumulate((item.weight for item in self._hot), initial=0.0))
+    def _singles(self, i: int, j: int) -> list[int]:
+        # The single numbers among the hot ranges i to j-1, the heaviest first.
+        found = self._order.get((i, j))
+        if found is None:
+            singles = [x for x in range(i, j) if self._hot[x].low == self._hot[x].high]
+            found = self._order[i, j] = sorted(singles, key=lambda x: (-self._hot[x].weight, x))
+        return found
 
-    def _best(self, i: int, j: int, h: int) -> tuple[float, int | None]:
-        # The expected tests of a state, and its first test: a split before that hot range, or None for
-        # removing the heaviest number left.
-        found = self._plan.get((i, j, h))
+    def _best(self, i: int, j: int, h: int) -> _Step:
+        if h == 0:
+            return self._from[i][j], self._first[i, j]
+        found = self._removed.get((i, j, h))
         if found is not None:
             return found
-        singles = self._singles[i, j]
+        singles = self._singles(i, j)
         left = j - i - h
-        gone = set(singles[:h])
         weight = self._passed[j] - self._passed[i]
-        for x in gone:
+        for x in singles[:h]:
             weight -= self._hot[x].weight
-        choice: int | None = None
-        if left == 0:
-            cost = 0.0
-        elif left == 1:
+        cost, first = 0.0, None
+        if left == 1:
             # One number is told from all others by one test, a range by one for each side where others are.
             cost = weight * (1 if h < len(singles) else self._sides(self._last(i, j, h), i, j))
-        else:
-            cost = weight + self._best(i, j, h + 1)[0] if h < len(singles) else float("inf")
-            # Above 4/9 of the weight removing a number is always best (the paper's upper threshold).
-            certain = h < len(singles) and self._hot[singles[h]].weight >= 4 / 9 * weight
-            below = 0
-            for at in () if certain else range(i + 1, j):
-                below += at - 1 in gone
-                if below == at - i or h - below == j - at:
-                    continue  # one side would be empty
-                option = self._best(i, at, below)[0] + weight
-                if option < cost and (option := option + self._best(at, j, h - below)[0]) < cost - 1e-12:
-                    cost, choice = option, at
-        self._plan[i, j, h] = cost, choice
-        return cost, choice
+        elif left:
+            heaviest = self._hot[singles[h]].weight if h < len(singles) else -1.0
+            cost = float("inf")
+            if heaviest >= _REMOVED_FROM * weight or (left == 2 and heaviest >= 0):
+                cost = weight + self._best(i, j, h + 1)[0]
+            if heaviest <= _REMOVED_ABOVE * weight:
+                cost, first = self._split(i, j, h, weight, cost)
+        self._removed[i, j, h] = cost, first
+        return cost, first
+
+    def _split(self, i: int, j: int, h: int, weight: float, cost: float) -> _Step:
+        # The cheapest split, if it costs less than `cost`.
+        first = None
+        gone = self._singles(i, j)[:h]
+        start, to = self._from[i], self._to[j]
+        below = 0
+        for at in range(i + 1, j):
+            below += at - 1 in gone
+            if below == at - i or h - below == j - at:
+                continue  # one side would be empty
+            option = weight + (self._best(i, at, below)[0] if below else start[at])
+            if option < cost:
+                option += self._best(at, j, h - below)[0] if h > below else to[at]
+                if option < cost - 1e-12:
+                    cost, first = option, at
+        return cost, first
 
     def _last(self, i: int, j: int, h: int) -> int:
         # The one range left when all other numbers of a state have been removed.
-        return next(x for x in range(i, j) if x not in self._singles[i, j][:h])
+        return next(x for x in range(i, j) if x not in self._singles(i, j)[:h])
 
     def _sides(self, x: int, i: int, j: int) -> int:
         before = x != i or (self._gap[i] and (i == 0 or not self._cut_at_upper(i)))
@@ -309,8 +355,8 @@ class _Planner:
         left = j - i - h
         if len(items) <= _EXACT or left == 0:
             return _grow(items)
-        _, at = self._best(i, j, h)
-        singles = self._singles[i, j]
+        at = self._best(i, j, h)[1]
+        singles = self._singles(i, j)
         if at is None and h < len(singles):
             here = _position(items, self._hot[singles[h]])
             if here is None:
