@@ -1,9 +1,9 @@
 """Measure what enforcement costs: allowed calls with and without a supervisor, and denials from the cache.
 
 Pairs run alternately and ratios are printed, best of several rounds, because absolute times drown in the
-noise of a busy machine. A loop of getppid (allowed) is timed under no filter, under a filter that refuses with an
-errno, and under the same filter with a supervisor; then a loop of a refused getpgrp, which the supervisor
-answers and records.
+noise of a busy machine. A loop of getppid (allowed) is timed under no filter, under a filter that refuses
+with an errno, and under the same filter with a supervisor; then a loop of a refused getpgrp, which the
+supervisor answers and records.
 Needs gcc. Targets: allowed calls cost the same with and without the supervisor; 50,000 denials a second.
 Prints; never fails.
 
