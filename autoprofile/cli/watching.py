@@ -123,10 +123,13 @@ class Refusals:
 
     Attributes:
         calls: the number of calls seen, the refused ones included.
+        undecided: the number of calls that passed, of which nothing is known: a rule of theirs compares an
+            argument that is not counted.
     """
 
     profile: Profile
     calls: int = 0
+    undecided: int = 0
     _known: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
 
     def update(self, watch: Watch, counts: list[Count]) -> list[dict[str, Any]]:
@@ -136,21 +139,30 @@ class Refusals:
         from autoprofile.trace.ebpf.counts import kept_args, returned
 
         new: list[dict[str, Any]] = []
-        self.calls = 0
+        self.calls = self.undecided = 0
         totals: dict[tuple[Any, ...], int] = {}
         for count in counts:
             args = kept_args(count.arch, count.nr, count.args)
             decision = self.profile.decide_call(count.arch, count.nr, [a or 0 for a in args])
+            unknown = {index for index, value in enumerate(args) if value is None}
+            is_decided = not any(
+                comparator.index in unknown
+                for rule in self.profile.rules_for(count.arch, count.nr)
+                for comparator in rule.comparators
+            )
             # What a profile logs by default is not in it; what one of its rules logs is.
             is_allowed = decision.action.kind == "allow" or (
                 decision.action.kind == "log" and decision.rule is not None
             )
             # The end of a call that began before the watch failed, as a refused one does: the profile tells.
-            doubtful = 0 if is_allowed else count.doubtful
+            doubtful = 0 if is_allowed or not is_decided else count.doubtful
             refused = count.refused + doubtful
             self.calls += count.count + doubtful
             for kind, number in (("refused", refused), ("unlisted", count.count - count.refused)):
-                if number == 0 or (kind == "unlisted" and is_allowed):
+                if number == 0 or (kind == "unlisted" and is_decided and is_allowed):
+                    continue
+                if kind == "unlisted" and not is_decided:
+                    self.undecided += number
                     continue
                 key = (kind, watch.program_of(count), count.arch, count.nr, args)
                 totals[key] = totals.get(key, 0) + number
@@ -166,7 +178,7 @@ class Refusals:
                     "args": list(args),
                     "decoded": {arg: text for _, arg, text in decode_args(count.arch, count.nr, args)},
                     "returned": returned(count.last_return),
-                    "allowed_by_profile": is_allowed,
+                    "allowed_by_profile": is_allowed if is_decided else None,
                 }
                 new.append(record)
         for key, number in totals.items():

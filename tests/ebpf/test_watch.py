@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -202,6 +203,21 @@ def test_a_workload_within_its_profile_is_no_drift(profile, enforce):
     running.end()
     out, err = watching.process.communicate(timeout=120)
     assert (watching.process.returncode, out) == (0, ""), err
+
+
+def test_what_cannot_be_judged_is_said(profile, enforce, tmp_path):
+    """A rule over an argument that is not counted decides nothing: no drift is made up, the number is given."""
+    file = tmp_path / "fd.yaml"
+    text = re.sub(r"\n  read: any\b.*", "\n  read: [{fd: {ge: 0}}]", profile.read_text())
+    assert "read: [{fd" in text
+    file.write_text(text)
+    running = enforce("none", file=file)
+    watching = Watching(file, running.pid, "--json")
+    running.go()
+    running.end()
+    report = watching.report(status=0)
+    assert report["records"] == []
+    assert report["undecided"] >= 1
 
 
 def test_an_unenforced_workload_outside_its_profile_is_drift(profile, tracee):

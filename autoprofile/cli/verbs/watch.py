@@ -76,11 +76,17 @@ def command(
             "lost": trace.ledger.to_dict(),
             "records": refusals.records(),
             "refused": refused,
+            "undecided": refusals.undecided,
             "unlisted": unlisted,
         }
         output.json("watch", content)
     for reason, number in sorted(trace.ledger.entries.items()):
         output.warn(f"{number} lost ({reason})")
+    if refusals.undecided:
+        output.warn(
+            f"{counted(refusals.undecided, 'call')} passed and may be outside the profile:"
+            " it compares arguments that are not counted"
+        )
     output.note(
         f"{target.name}: {counted(refusals.calls, 'call')} seen, {refused} refused,"
         f" {unlisted} not in the profile"
