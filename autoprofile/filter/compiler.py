@@ -131,7 +131,11 @@ def compile_profile(
     source = _source(profile, default, bad_arch, beyond, bitmap=bitmap)
     instructions, notes, layout = _assembled(source)
     if len(instructions) > op.MAX_INSTRUCTIONS:
-        raise _too_large(source, layout, len(instructions))
+        error = _too_large(source, layout, len(instructions))
+        error.hint = (
+            f"{error.hint}; several stacked filters may hold it: `autoprofile compile`, `compile_stack`"
+        )
+        raise error
     return Program(instructions, notes)
 
 

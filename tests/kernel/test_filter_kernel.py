@@ -16,6 +16,7 @@ from autoprofile.abi.syscalls import syscall_nr
 from autoprofile.filter import Filter, Program, compile_profile
 from autoprofile.profile import ANY, Action, Arg, Profile, SeccompRule
 from tests.unit.filter.calls import EDGES, MASKS, U32, U64, WIDE_EDGES, calls
+from tests.unit.filter.programs import random_program
 
 pytestmark = pytest.mark.kernel
 
@@ -129,6 +130,22 @@ def test_a_filter_of_4000_instructions_works(tracee, tmp_path) -> None:
     made = [call for call in calls(profile, 1, each=12) if harmless(call[0], call[1])]
     results = make_calls(tracee("filter_calls"), bytes(program), made, tmp_path)
     assert results == [answer(program.simulate_ret(*call)) for call in made]
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_the_kernel_runs_every_instruction_as_the_simulator(seed, tracee, tmp_path) -> None:
+    """Random programs with arithmetic, scratch memory and X work out the error number that the simulator says."""
+    rng = random.Random(seed)
+    made: list[tuple[int, int, tuple[int, ...]]] = []
+    while len(made) < 100:  # some programs divide by an X of 0 for most calls, which kills the thread
+        program = random_program(rng, 80)
+        drawn = [
+            (X86_64, rng.choice((0, 39, 5000)), tuple(rng.choice(EDGES + WIDE_EDGES) for _ in range(6)))
+            for _ in range(300)
+        ]
+        made = [c for c in drawn if Action.from_ret(program.simulate_ret(*c)).kind == "errno"]
+    results = make_calls(tracee("filter_calls"), bytes(program), made, tmp_path)
+    assert results == [-Action.from_ret(program.simulate_ret(*call)).data for call in made]
 
 
 def test_the_kernel_refuses_what_check_refuses(tracee, tmp_path) -> None:
