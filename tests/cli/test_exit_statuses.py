@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import subprocess
-import time
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from autoprofile.cli.exit import TABLE
 from tests.cli.tool import (
     AUTOPROFILE,
     HAND_WRITTEN,
+    TIMEOUT_S,
     WITHOUT_PRIVILEGES,
     autoprofile,
     environment,
@@ -155,8 +156,10 @@ def test_other_killed_by_seccomp_is_159_and_explained(tmp_path: Path) -> None:
 @pytest.mark.kernel
 def test_130_interrupted(tmp_path: Path) -> None:
     """Ctrl-C ends the program, not the learning: what was seen is written, marked incomplete, status 130."""
+    # Not a shell: it may lose a Ctrl-C that comes just before it starts its child.
+    waits = [sys.executable, "-I", "-c", "import time; print('ready', flush=True); time.sleep(100)"]
     process = subprocess.Popen(
-        [*AUTOPROFILE, "learn", "-o", "t.yaml", "--", "sh", "-c", "echo ready; sleep 30"],
+        [*AUTOPROFILE, "learn", "-o", "t.yaml", "--", *waits],
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -167,9 +170,8 @@ def test_130_interrupted(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)  # as the terminal does: the whole foreground group
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130, stderr
     assert "complete: false" in (tmp_path / "t.yaml").read_text()
     assert "warning: " in stderr

@@ -54,8 +54,10 @@ def test_a_command_that_keeps_changing_is_given_up(tmp_path: Path) -> None:
 @pytest.mark.kernel
 def test_ctrl_c_ends_the_repeating_and_keeps_what_was_learned(tmp_path: Path) -> None:
     """The run that was interrupted is the last, and its profile is written."""
+    # Not a shell: it may lose a Ctrl-C that comes just before it starts its child.
+    waits = [sys.executable, "-I", "-c", "import time; print('ready', flush=True); time.sleep(100)"]
     with subprocess.Popen(
-        [*AUTOPROFILE, "learn", "--until-stable", "-o", "t.yaml", "--", "sh", "-c", "echo ready; sleep 100"],
+        [*AUTOPROFILE, "learn", "--until-stable", "-o", "t.yaml", "--", *waits],
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,
