@@ -160,10 +160,10 @@ ONCE int add_measure(struct measure *to, struct measure *from)
 		return 0;
 	FETCH_OR(&to->buckets, from->buckets);
 	/* Tried a few times: each failure is another thread's success. */
-	for (int i = 0; i < 8 && from->least < (seen = to->least); i++)
+	for (int i = 0; i < 4 && from->least < (seen = to->least); i++)
 		if (EXCHANGE(&to->least, seen, from->least) == seen)
 			break;
-	for (int i = 0; i < 8 && from->most > (seen = to->most); i++)
+	for (int i = 0; i < 4 && from->most > (seen = to->most); i++)
 		if (EXCHANGE(&to->most, seen, from->most) == seen)
 			break;
 	return 0;
@@ -294,20 +294,23 @@ ONCE __u32 unread_of(__u32 number, const struct arguments *args)
 	return condition->argument;
 }
 
-/* 0 for 0, else the number of the highest bit, from 1 up; 63 for all above. */
+/* 0 for 0, else the number of the highest bit, from 1 up; 63 for all above. Without branches, of which the verifier would
+ * walk every combination.
+ */
 static __always_inline __u32 bucket_of(__u64 value)
 {
-	__u32 bucket = 0;
-
-	if (value >> 62)
-		return 63;
-	for (int step = 32; step; step >>= 1) {
-		if (value >> step) {
-			bucket += step;
-			value >>= step;
-		}
-	}
-	return bucket + value;
+	value >>= value >> 63; /* 64 is as good as 63 */
+	value |= value >> 1;
+	value |= value >> 2;
+	value |= value >> 4;
+	value |= value >> 8;
+	value |= value >> 16;
+	value |= value >> 32;
+	/* Now as many bits are set: counted in pairs, in fours, in eights, and those added up. */
+	value -= value >> 1 & 0x5555555555555555ULL;
+	value = (value & 0x3333333333333333ULL) + (value >> 2 & 0x3333333333333333ULL);
+	value = (value + (value >> 4)) & 0x0F0F0F0F0F0F0F0FULL;
+	return value * 0x0101010101010101ULL >> 56;
 }
 
 /* Note the next size or offset of a call. */

@@ -138,13 +138,38 @@ def test_a_call_that_never_returns_is_counted(tracee):
 
 
 @pytest.mark.parametrize(
-    ("entries", "reason"), [({"cells": 8}, "map_full"), ({"threads": 2}, "missed_fork")], ids=str
+    ("loader", "entries", "reason", "detail"),
+    [
+        ("core", {"cells": 8}, "map_full", "argument tuples"),
+        ("core", {"plain": 4}, "map_full", "argument tuples"),
+        ("core", {"files": 1}, "map_full", "programs"),
+        ("core", {"processes": 1, "seen": 1}, "map_full", "told apart"),
+        ("core", {"threads": 2}, "missed_fork", "no room"),
+        ("core", {"members": 2}, "missed_fork", "no room"),
+        ("bcc", {"cells": 8, "threads": 2}, "map_full", "argument tuples"),
+        ("bcc", {"cells": 8, "threads": 2}, "missed_fork", "no room"),
+    ],
+    indirect=["loader"],
+    ids=str,
 )
-def test_what_has_no_room_is_in_the_ledger(tracee, entries, reason, capfd):
-    """Full maps lose calls or processes, and the trace says how many and is not complete."""
-    result = EbpfSource(entries).run(Command((tracee("census"), "threads")))
+def test_what_has_no_room_is_in_the_ledger(tracee, entries, reason, detail, capfd):
+    """Full maps lose calls, processes or programs, and the trace says how many and is not complete."""
+    result = EbpfSource(entries).run(Command((tracee("census"), "threads", "forks=31", "chain")))
     assert result.status == 0
     assert result.trace.ledger.entries[reason] > 0
+    assert any(detail in said for said in result.trace.ledger.details[reason])
+    assert not result.trace.is_complete
+
+
+def test_programs_that_could_not_be_told_are_in_the_ledger(tracee, tmp_path):
+    """A ring with room for one file loses those mapped before that one is read."""
+    files = []
+    for number in range(100):
+        files.append(tmp_path / str(number))
+        files[-1].write_bytes(bytes(4096))
+    result = EbpfSource({"events": 8192}).run(Command((tracee("maps_files"), *map(str, files))))
+    assert result.status == 0
+    assert result.trace.ledger.entries["ring_lost"] > 0
     assert not result.trace.is_complete
 
 

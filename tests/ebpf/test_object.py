@@ -148,13 +148,15 @@ def _comes_true(condition, timeout_s: float = 20) -> bool:
 
 
 @pytest.mark.ebpf
-def test_nothing_stays_loaded_after_kill_9():
+def test_nothing_stays_loaded_after_kill_9(loader):
     """The probes live as long as their descriptors: killing the tool takes programs, links and maps away."""
     if shutil.which("bpftool") is None:
         pytest.skip("no bpftool")
     code = (
+        "from autoprofile.trace.ebpf.loading import choose\n"
         "from autoprofile.trace.source import Command, source_named\n"
-        "source_named('ebpf').run(Command(('sleep', '60')))"
+        f"choose({loader!r})\n"
+        "source_named('ebpf').run(Command(('sleep', '600')))"
     )
     tool = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True)
     try:
