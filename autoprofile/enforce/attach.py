@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import threading
 import time
@@ -227,8 +228,13 @@ class _Attempt:
     def _explained(self, error: AutoprofileError | OSError) -> BaseException:
         # A process that was killed meanwhile fails everywhere, each time otherwise.
         pid = self._request.pid
-        if isinstance(error, InjectionDied) or self._threads.have_died():
+        if self._threads.have_died():
             return AttachError(f"process {pid} ended meanwhile")
+        if isinstance(error, InjectionDied) and error.signum == signal.SIGSYS:
+            return AttachError(
+                f"process {pid}: a filter of its own, or its syscall user dispatch, answers our calls with"
+                f" SIGSYS{self._changes or '; nothing was changed'}"
+            )
         if isinstance(error, LaunchError):
             return AttachError(f"process {pid}: {error.what}{self._changes}", hint=error.hint)
         return error

@@ -12,9 +12,11 @@ import signal
 import struct
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from autoprofile import kernel
+from autoprofile.abi.syscalls import syscall_nr
 from autoprofile.enforce.attach_target import AttachError, ChangedError
 from autoprofile.enforce.attach_threads import SEIZE_OPTIONS, Frozen
 from autoprofile.errors import LaunchError
@@ -24,7 +26,7 @@ from autoprofile.trace.launch import Stopped
 from autoprofile.trace.maps import read_maps
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from autoprofile.trace.maps import Mapping
 
@@ -166,6 +168,27 @@ class RunningInjection(Injection):
         ptrace.ptrace_set_registers(self._pid, self._registers)
         ptrace.ptrace_set_signal_mask(self._pid, self._mask)
         ptrace.ptrace_set_options(self._pid, SEIZE_OPTIONS)
+
+    def call(self, name: str, *args: int, while_blocked: Callable[[], int | None] | None = None) -> int:
+        """Make one syscall in the process (see `Injection.call`).
+
+        Raises:
+            InjectionDied: with SIGSYS, which a foreign filter's TRAP has sent; it will not be delivered.
+        """
+        result = super().call(name, *args, while_blocked=while_blocked)
+        # TRAP takes the call back, so its number is the result (__seccomp_filter(), syscall_rollback()).
+        if result == syscall_nr(self._arch, name) and self._has_pending(signal.SIGSYS):
+            self._cont()
+            self._wait()  # in the delivery of the signal, which `__exit__` ends without it
+            self._runs = False
+            raise InjectionDied(signal.SIGSYS)
+        return result
+
+    def _has_pending(self, signum: int) -> bool:
+        for line in Path(f"/proc/{self._pid}/status").read_text(errors="replace").splitlines():
+            if line.startswith("SigPnd:"):
+                return bool(int(line.split()[1], 16) >> (signum - 1) & 1)
+        return False
 
     def _back_to_trap(self) -> None:
         pid = self._pid

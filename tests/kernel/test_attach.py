@@ -9,12 +9,18 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from autoprofile import kernel
 from autoprofile.enforce.attach import AttachError, Attachment, attach
+from autoprofile.enforce.attach_inject import injectable
+from autoprofile.enforce.attach_target import ChangedError
+from autoprofile.enforce.attach_threads import StoppedThreads
 from autoprofile.enforce.attach_tree import AttachedProcess, attach_tree
 from autoprofile.errors import AutoprofileError
 from autoprofile.kernel import seccomp
@@ -36,7 +42,7 @@ from tests.kernel.attaching import (
 )
 from tests.kernel.tool import KILL, NOTIFY, ROOT, allow_all, answer_for, errno, ret
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(900 if LONG else 180)]
 
 ENDLESS = (
     "read",
@@ -198,6 +204,32 @@ def test_a_program_that_executes_itself_from_any_thread_is_no_trap(tracee):
                 outcomes[str(error)] += 1
         assert finish(process) == ("done\n", 0)
     assert outcomes["attached"], outcomes
+
+
+def test_no_call_is_made_inside_a_restartable_sequence(tracee):
+    """Its end would go unnoticed (rseq(2)): another thread is taken, or another moment."""
+    with running(tracee("sequence")) as process:
+        attached(process.pid, answer_for(errno(1), GETPPID))
+        assert finish(process) == ("aborted: yes\n", 0)
+    with running(tracee("sequence"), "alone") as process:
+        pidfd = kernel.pidfd_open(process.pid)
+
+        def look() -> str:
+            threads = StoppedThreads(process.pid, pidfd, deadline=deadline, is_cancelled=lambda: False)
+            try:
+                return f"thread {injectable(threads.stop(), 'x86_64').tid}"
+            except ChangedError as error:
+                return str(error)
+            finally:
+                threads.release()
+
+        deadline, seen = time.monotonic() + LIMIT_S, ""
+        while "restartable sequence" not in seen:
+            assert time.monotonic() < deadline
+            with ThreadPoolExecutor(1) as tracer:  # lets go of everything when it ends
+                seen = tracer.submit(look).result()
+        os.close(pidfd)
+        attached(process.pid)
 
 
 @pytest.mark.skipif(not LONG, reason="needs minutes; AUTOPROFILE_LONG=1 runs it")

@@ -117,6 +117,27 @@ def test_a_user_is_told_of_foreign_filters(tracee):
     assert lines[1] == "read: 1 errno=0 late filters=1 0"
 
 
+def test_a_trap_is_told_from_an_end(tracee):
+    """A foreign filter that answers our calls with SIGSYS is refused, and the signal never gets to the program."""
+    trap = answer_for(0x00030000, SECCOMP).hex()
+    before = f"kernel.set_no_new_privs()\nseccomp.seccomp_set_mode_filter(bytes.fromhex('{trap}'))\n"
+    lines = as_nobody(tracee("waits"), "read", before=before, trust_filters=True)
+    assert "answers our calls with SIGSYS; nothing was changed" in lines[0]
+    assert lines[1] == "read: 1 errno=0 late filters=1 0"
+
+
+@needs_root
+def test_setuid_programs_are_not_a_users_to_filter(tracee, tmp_path):
+    """A user who started a setuid program may not trace it, so it cannot be brought under a filter by them."""
+    program = Path(tracee("waits")).with_name("waits-setuid")
+    shutil.copy(tracee("waits"), program)
+    program.chmod(0o4755)
+    lines = as_nobody(str(program), "read")
+    assert lines[0].startswith("4 process ")
+    assert "cannot be traced" in lines[0]
+    assert lines[1] == "read: 1 errno=0 late filters=0 0"
+
+
 @needs_root
 def test_no_new_privs_stays_unset_only_where_asked_and_possible(tracee):
     """Asked to, it leaves no_new_privs unset in a process with CAP_SYS_ADMIN and is refused for any other."""
@@ -223,6 +244,18 @@ def test_other_arches_are_refused(tracee):
         wait_for_call(process.pid)
         assert "is a i386 program" in refused(process, arches=("x86_64",))
         assert finish(process) == ("read: 1 errno=0 late filters=0\n", 0)
+
+
+def test_32_bit_code_of_a_64_bit_program_is_refused(tracee):
+    """A thread that runs code of the other mode makes calls of another arch: a filter for one would kill it."""
+    with running(tracee("long_jump")) as process:
+        deadline = time.monotonic() + LIMIT_S
+        reason = ""
+        while "i386" not in reason:  # it says "ready" just before it jumps
+            assert time.monotonic() < deadline
+            reason = refused(process, answer_for(KILL, PRCTL), arches=("x86_64",), timeout_s=0.2)
+        assert "the profile is for x86_64 only" in reason
+        assert "all threads run i386 code" in refused(process)
 
 
 def test_a_thread_that_does_not_stop_is_let_go(tracee):
