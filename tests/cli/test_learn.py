@@ -82,7 +82,7 @@ def test_a_running_target_is_watched_until_it_is_quiet(tmp_path: Path) -> None:
     script = "import os, time\nwhile True:\n    os.stat('/')\n    time.sleep(0.02)"
     with subprocess.Popen([sys.executable, "-I", "-c", script]) as target:
         try:
-            words = ["--pid", target.pid, "--until-stable=0.2", "--window", "0.5", "--timeout", "60"]
+            words = ["--pid", target.pid, "--until-stable=0.2", "--window", "0.5", "--timeout", "40"]
             done = autoprofile("learn", *words, "-o", "t.yaml", cwd=tmp_path)
         finally:
             target.kill()

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from autoprofile.abi import syscall_nr
 from autoprofile.learn import learn
@@ -113,3 +115,43 @@ def test_a_denylist_refuses_what_hardly_any_program_needs():
     seen = learn(trace_of(observed("keyctl", 1), observed("socket", 16, 3, 6)), mode="denylist")
     assert seen.decide("keyctl", 1).action == Action.ALLOW
     assert seen.decide("socket", "AF_NETLINK", "SOCK_RAW", "NETLINK_XFRM").action == Action.ALLOW
+
+
+VALUES = st.sampled_from([0, 1, 2, 16, 17, 38, 40, 41, 0x100000026, 0x5412, 0xFFFFFFFF])
+RULES = st.builds(
+    lambda name, action, args: SeccompRule(name, action, tuple(args) or ANY),
+    st.sampled_from(["socket", "ioctl", "ptrace"]),
+    st.sampled_from([Action.ALLOW, Action.errno("EPERM"), Action.NOTIFY, Action.KILL_PROCESS]),
+    st.lists(
+        st.builds(
+            lambda index, op, value, width: Arg(index, op, value, 0xFF if op == "masked_eq" else None, width),
+            st.integers(0, 2),
+            st.sampled_from(["eq", "ne", "lt", "gt", "masked_eq"]),
+            st.sampled_from([0, 1, 16, 38, 40, 0x5412]),
+            st.sampled_from([32, 64]),
+        ),
+        max_size=3,
+    ),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(RULES, max_size=5), st.lists(VALUES, min_size=3, max_size=3), st.booleans())
+def test_what_is_said_to_be_refused_has_no_call_that_is_allowed(rules, call, asks):
+    """Whatever call of a primitive is tried, the profile does not answer it more mildly than was said."""
+    profile = _profile(*rules, mode="hybrid", default=Action.NOTIFY if asks else Action.KILL_PROCESS)
+    order = ["refused", "asked", "allowed"]
+    for name in ("alg-socket", "packet-socket", "tiocsti", "ptrace-attach", "raw-socket"):
+        (step,) = PRIMITIVES[name].steps
+        nr = syscall_nr("x86_64", step.syscall)
+        assert nr is not None
+        said = surface.outcome(profile, PRIMITIVES[name])
+        for region in step.regions:
+            args = list(call)
+            for one in region:
+                keep = one.mask or (0xFFFFFFFF if one.width == 32 else 0xFFFFFFFFFFFFFFFF)
+                args[one.index] = args[one.index] & ~keep | one.values[0]
+            assert all(one.match(args[one.index]) for one in region)
+            action = profile.decide_call("x86_64", nr, args).action
+            got = "allowed" if action.is_permitting else "refused" if action.is_refusing else "asked"
+            assert order.index(got) <= order.index(said), (name, args)
