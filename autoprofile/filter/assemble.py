@@ -1,7 +1,7 @@
 """Decision graph → instructions: an order in which every jump goes forward, and jumps that reach.
 
 Never changes what the graph decides. A conditional jump reaches 255 instructions; where a target is farther,
-a return is repeated nearby (it costs nothing at run time), anything else gets a ``ja`` trampoline nearby.
+a return or a test is repeated nearby (that costs nothing at run time), else it gets a ``ja`` nearby.
 """
 
 from __future__ import annotations
@@ -107,6 +107,10 @@ class _Writer:
         content = self._graph.nodes[node]
         if isinstance(content, Ret):
             self._emit(SockFilter(op.RET_K, 0, 0, content.value), node)
+        elif isinstance(content, Test) and max(map(self._distance, (content.yes, content.no))) <= _REACH:
+            # A copy of the test is as long as a jump to it, and saves the jump.
+            jt, jf = self._distance(content.yes), self._distance(content.no)
+            self._emit(SockFilter(content.code, jt, jf, content.k), node)
         else:
             self._emit(SockFilter(op.JA, 0, 0, len(self._reversed) - self._home[node] - 1))
         self._nearest[node] = len(self._reversed) - 1
