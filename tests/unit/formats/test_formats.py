@@ -14,6 +14,7 @@ from autoprofile.abi.syscalls import syscall_nr
 from autoprofile.errors import ProfileError, UsageError
 from autoprofile.formats import EXPORTERS, export_profile, import_profile
 from autoprofile.formats.oci import RUNTIME_RULES, import_oci
+from autoprofile.formats.oci_schema import check_document
 
 ALLOW = Action.ALLOW
 SOCKET = SeccompRule("socket", ALLOW, (Arg(0, "eq", 1), Arg(1, "in", {1, 2, 0x80001}), Arg(2, "eq", 0)))
@@ -62,6 +63,7 @@ def test_no_exported_entry_compares_an_argument_twice(args: list[Arg], call: lis
     """Runtimes OR such conditions; what is exact means the same, and what is not errs as its notes say."""
     profile = Profile(rules=(SeccompRule("socket", ALLOW, tuple(args)), *RUNTIME_RULES))
     made = export_profile(profile, "oci")
+    assert check_document(json.loads(made.content), "exported") == []
     for entry in json.loads(made.content)["syscalls"]:
         indexes = [one["index"] for one in entry.get("args", ())]
         assert len(indexes) == len(set(indexes))
