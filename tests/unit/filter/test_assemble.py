@@ -48,6 +48,18 @@ def test_a_far_subtree_is_reached_over_a_trampoline() -> None:
         assert run_words(program, words_of_call(1, 10_000 + n, (4,))) == 2
 
 
+def test_a_shared_test_is_repeated_where_a_jump_would_be() -> None:
+    """Two words, one test of either: the second load is followed by the test itself, not by a jump to it."""
+    graph = Graph()
+    shared = graph.test(op.JEQ_K, 5, graph.ret(1), graph.ret(2))
+    node = graph.test(op.JEQ_K, 1, graph.load(16, shared), graph.load(24, shared))
+    program = Program(assemble(graph, graph.load(0, node))[0])
+    assert [i.code for i in program].count(op.JEQ_K) == 3
+    assert op.JA not in [i.code for i in program]
+    for nr, args, answer in ((1, (5, 0), 1), (1, (0, 5), 2), (2, (0, 5), 1), (2, (5, 0), 2)):
+        assert run_words(program, words_of_call(1, nr, args)) == answer
+
+
 def test_equal_nodes_are_one_instruction() -> None:
     """A shared subgraph is written once."""
     graph = Graph()

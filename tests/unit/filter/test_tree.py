@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from functools import cache
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoprofile.filter import opcodes as op
+from autoprofile.filter import tree as tree_module
 from autoprofile.filter.tree import Branch, Item, Tree, find, merged, search_tree
 
 U32 = 0xFFFFFFFF
@@ -71,6 +73,24 @@ def test_small_trees_are_close_to_optimal() -> None:
         ours += average(search_tree(items), items)
         best += least(tuple(items)) / total
     assert ours <= 1.015 * best
+
+
+def test_the_thresholds_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trying every removal in every state finds no tree with fewer expected tests than the thresholds leave."""
+    rng = random.Random(3)
+    lists = []
+    for _ in range(30):
+        items, at = [], 0
+        for i in range(rng.randrange(8, 17)):
+            gap = rng.randrange(1, 5)
+            weight = rng.choice([1.0, 5.0, rng.lognormvariate(0, 1.5), 2.0 ** -rng.randrange(10)])
+            items += [Item(at, at + gap - 1, "rest", 0.0), Item(at + gap, at + gap, f"number {i}", weight)]
+            at += gap + 1
+        lists.append([*items, Item(at, U32, "rest", 0.0)])
+    quick = [average(search_tree(items), items) for items in lists]
+    monkeypatch.setattr(tree_module, "_REMOVED_FROM", 0.0)
+    monkeypatch.setattr(tree_module, "_REMOVED_ABOVE", 1.0)
+    assert quick == pytest.approx([average(search_tree(items), items) for items in lists], rel=1e-9)
 
 
 def test_equal_neighbours_need_no_test() -> None:
