@@ -8,12 +8,18 @@ notification stays unanswered.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import signal
 import time
 from typing import TYPE_CHECKING, Final
 
 from autoprofile import kernel
+from autoprofile.abi.arch import arch_from_machine
+from autoprofile.abi.syscalls import syscall_nr
+from autoprofile.kernel.call import fail
+from autoprofile.kernel.call import syscall as kernel_syscall
 from autoprofile.trace.program_id import thread_group_of
 
 if TYPE_CHECKING:
@@ -63,7 +69,9 @@ class Executioner:
                     kernel.pidfd_send_signal(fd, signal.SIGKILL)
                 return
             if gentle:
-                kernel.pidfd_send_signal(fd, signal.SIGSYS)
+                # To the calling thread, which meets it before it runs anything more of the program.
+                # A signal to the process might go to another thread first.
+                _send_to_thread(process, tid, signal.SIGSYS)
                 # Another thread may have changed its mind between the look and the signal.
                 gentle = _dies_of_sigsys(tid)
             if gentle:
@@ -105,6 +113,13 @@ class Executioner:
         known = self._dying.pop(process, None)
         if known is not None:
             os.close(known[0])
+
+
+def _send_to_thread(process: int, tid: int, signum: int) -> None:
+    nr = syscall_nr(arch_from_machine(os.uname().machine), "tgkill")
+    assert nr is not None  # every arch has it
+    if kernel_syscall(nr, process, tid, signum) < 0 and ctypes.get_errno() != errno.ESRCH:
+        fail("tgkill", f"sending signal {signum} to thread {tid}")
 
 
 def _dies_of_sigsys(tid: int) -> bool:
