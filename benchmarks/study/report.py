@@ -120,7 +120,7 @@ def tables(results: Sequence[Result], calibration: Sequence[Calibration], facts:
         if r.error:
             lines.append(f"* {r.name} was not measured: {r.error}")
     lines += ["", "### Attack surface", "", *_surface(measured)]
-    lines += ["", "### Calibration", "", *_calibration(calibration)]
+    lines += ["", "### Calibration", "", *_calibration(calibration), "", *_foretold(measured)]
     return "\n".join(lines) + "\n"
 
 
@@ -180,6 +180,29 @@ def _calibration(calibration: Sequence[Calibration]) -> list[str]:
     return lines
 
 
+def _foretold(measured: Sequence[Result]) -> list[str]:
+    own = [r for r in measured if r.unseen_task is not None]
+    lines = [
+        "What the tasks of A foretold of the tasks of B at standard (programs whose A has several tasks):",
+        "",
+        "| program | tasks of A | predicted `unseen` | tasks of B that fell | share |",
+        "|---|---|---|---|---|",
+    ]
+    for r in own:
+        shown = f"{_fallen(r)} of {r.tasks[1]}"
+        lines.append(
+            _row(r.name, r.tasks[0], f"{r.unseen_task:.2f}", shown, f"{_fallen(r) / r.tasks[1]:.2f}")
+        )
+    predicted = _mean([r.unseen_task or 0.0 for r in own])
+    seen = _mean([_fallen(r) / r.tasks[1] for r in own])
+    return [*lines, _row("mean", "", f"{predicted:.2f}", "", f"{seen:.2f}")]
+
+
+def _fallen(result: Result) -> int:
+    # tasks of B that were refused something by default, or that took an error for failure
+    return max(result.b_tasks_refused, sum(a != b for a, b in zip(*result.b_statuses, strict=True)))
+
+
 def into_page(page: Path, text: str) -> None:
     """Put the tables between the marks of a page.
 
@@ -221,7 +244,9 @@ def plot(calibration: Sequence[Calibration], target: Path) -> None:
                 linewidths=0.8,
                 label=level,
             )
-        axes.set(title=title, xlabel="predicted", ylabel="seen", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        shown = [getattr(c, name) for c in calibration for name in names]
+        most = 1.02 if axes is left else 1.1 * max(shown, default=1.0) or 1.0
+        axes.set(title=title, xlabel="predicted", ylabel="seen", xlim=(-0.02, most), ylim=(-0.02, most))
     left.legend(loc="upper left", frameon=False)
     figure.tight_layout()
     figure.savefig(target, format="svg", metadata={"Date": None})

@@ -19,9 +19,9 @@ def test_published_example_of_chao2() -> None:
     found = incidence([{1, 2, 3}, {1, 2, 4}, {1, 5}])
     # Q1 = {3, 4, 5}, Q2 = {2}, S = 5, T = 3
     assert found.richness == pytest.approx(5 + 2 / 3 * 9 / 2)
-    # U = 3 + 2 + 1 + 1 + 1 = 8; coverage deficit = 3/8 * (2*3)/(2*3 + 2*1)
-    assert found.unseen_mass == pytest.approx(3 / 8 * 6 / 8)
-    assert found.expected_new == pytest.approx(3 / 3 * 6 / 8)
+    # U = 3 + 2 + 1 + 1 + 1 = 8
+    assert found.unseen_mass == pytest.approx(3 / 8)
+    assert found.expected_new == pytest.approx(3 / 3)
 
 
 def test_one_unit_supports_no_estimate() -> None:
@@ -40,6 +40,13 @@ def test_estimates_stay_in_their_range(units: list[set[int]]) -> None:
         assert 0 <= found.unseen_mass <= 1
     if found.richness is not None:
         assert found.richness >= found.observed
+
+
+@given(UNITS.filter(lambda units: len(units) > 1 and any(units)))
+def test_unseen_mass_is_what_each_unit_would_have_brought(units: list[set[int]]) -> None:
+    """Good-Turing is leave-one-out: the incidences of each unit that no other unit has, over all incidences."""
+    alone = sum(len(u - set().union(*units[:i], *units[i + 1 :])) for i, u in enumerate(units))
+    assert incidence(units).unseen_mass == pytest.approx(alone / sum(len(u) for u in units))
 
 
 @given(UNITS)
