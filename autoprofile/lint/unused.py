@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from autoprofile.abi.risk import syscall_risk
 from autoprofile.abi.syscalls import display_name
+from autoprofile.lint.comments import is_of_a_person
 from autoprofile.lint.finding import Finding
 from autoprofile.profile.wording import rule_text
 
@@ -67,5 +68,8 @@ def _may_match(rule: SeccompRule, o: Observation) -> bool:
 
 
 def is_unobserved(rule: SeccompRule) -> bool:
-    """Tell whether a rule is there for a reason other than that its calls were seen."""
-    return rule.evidence is not None and rule.evidence.count is None and rule.evidence.reason is not None
+    """Tell whether learning added a rule for another reason than that its calls were seen."""
+    evidence = rule.evidence
+    if evidence is None or evidence.count is not None or evidence.reason is None:
+        return False
+    return not is_of_a_person(evidence.reason)

@@ -26,6 +26,13 @@ __all__ = ["command"]
     help="A trace of later runs: name the rules that they did not use. May be repeated.",
 )
 @click.option("--check", "only", multiple=True, metavar="NAME", help="Run this check alone; may be repeated.")
+@click.option(
+    "--fail-on",
+    type=click.Choice(["high", "medium", "low", "info"]),
+    default="info",
+    show_default=True,
+    help="Exit with 3 for findings of this severity and above.",
+)
 @json_option
 @click.option("--sarif", "as_sarif", is_flag=True, help="Print a SARIF log, for code scanning services.")
 @click.pass_context
@@ -35,6 +42,7 @@ def command(
     kernel: str | None,
     evidence: tuple[Path, ...],
     only: tuple[str, ...],
+    fail_on: str,
     as_json: bool,
     as_sarif: bool,
 ) -> int:
@@ -51,7 +59,7 @@ def command(
     """  # noqa: D301 - \b is click's own mark
     from autoprofile.cli.app import version_of_this
     from autoprofile.cli.inputs import read_profile_text, read_traces
-    from autoprofile.lint import kernel_version, lint, sarif
+    from autoprofile.lint import SEVERITIES, kernel_version, lint, sarif
     from autoprofile.lint.comments import lines_of_calls
     from autoprofile.profile import Profile
     from autoprofile.report.summary import lint_text
@@ -76,4 +84,5 @@ def command(
         output.json("lint", report.to_dict())
     else:
         output.data(lint_text(report, output.style()))
-    return exits.FINDINGS if report.findings else exits.DONE
+    counted = SEVERITIES[: SEVERITIES.index(fail_on) + 1]
+    return exits.FINDINGS if any(f.severity in counted for f in report) else exits.DONE
