@@ -65,6 +65,7 @@ def supervision_options(function: F) -> F:
             metavar="N",
             help="Rotated logs to keep: A.jsonl.1 … A.jsonl.N.",
         ),
+        click.option("--audit-sync", is_flag=True, help="Force each record to the disk, against power loss."),
         click.option("--audit-max-size", type=_Size(), metavar="SIZE", help="Rotate the log at this size."),
         click.option(
             "--audit",
@@ -92,7 +93,7 @@ class Supervision:
     Args:
         complain: refuse nothing.
         ask, hook, let_pass: who decides about violations.
-        audit_file, audit_max_size, audit_keep: the log.
+        audit_file, audit_max_size, audit_keep, audit_sync: the log.
         backtrace: record callers.
         metrics: where counters go.
     """
@@ -104,6 +105,7 @@ class Supervision:
     audit_file: Path | None = None
     audit_max_size: int | None = None
     audit_keep: int = 5
+    audit_sync: bool = False
     backtrace: bool = False
     metrics: str | None = None
 
@@ -132,7 +134,11 @@ class Supervision:
                 ctx,
             )
         if self.audit_file is None:
-            for name, given in (("--audit-max-size", self.audit_max_size), ("--backtrace", self.backtrace)):
+            for name, given in (
+                ("--audit-max-size", self.audit_max_size),
+                ("--audit-sync", self.audit_sync),
+                ("--backtrace", self.backtrace),
+            ):
                 if given:
                     raise click.UsageError(f"{name} says something of the --audit log", ctx)
 
@@ -183,6 +189,7 @@ class Supervision:
             argv=tuple(argv),
             profile=where,
             mode="complain" if self.complain else "enforce",
+            sync="record" if self.audit_sync else "end",
             max_size=self.audit_max_size,
             keep=self.audit_keep,
             on_trouble=output.warn,

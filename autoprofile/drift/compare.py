@@ -260,6 +260,10 @@ def _audited(record: AuditRecord) -> dict[str, object]:
         "comm": record.comm,
         "location": record.location,
         "symbol": record.symbol,
+        "file": record.file,
+        "file_build_id": record.file_build_id,
+        "backtrace": list(record.backtrace),
+        "by": record.by,
     }
 
 

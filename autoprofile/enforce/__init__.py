@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from autoprofile.enforce.install import Supervisor, enforce
+from autoprofile.enforce.judge import CallEvent, Judge, Verdict
 
-__all__ = ["Supervisor", "enforce"]
+__all__ = ["CallEvent", "Judge", "Supervisor", "Verdict", "enforce"]

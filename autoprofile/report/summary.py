@@ -46,6 +46,7 @@ __all__ = [
 
 _INDENT = 8  # under a severity word
 _LONGEST_SET = 12  # values of one argument listed before they are only counted
+_FRAMES = 5  # callers of a call that are shown
 
 
 def profile_text(profile: Profile, style: Style, *, title: str = "") -> str:
@@ -238,6 +239,10 @@ def audit_text(log: AuditLog, style: Style, *, title: str = "") -> str:
         facts = [("program", record.program)]
         if record.location:
             facts.append(("from", record.location + (f" ({record.symbol})" if record.symbol else "")))
+        if record.backtrace:
+            facts.append(("called by", ", ".join(record.backtrace[:_FRAMES])))
+        if record.by != "profile":
+            facts.append(("decided by", record.by))
         page.facts(facts, indent=4)
     return page.render()
 
