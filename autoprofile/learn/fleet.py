@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from autoprofile.errors import AutoprofileError, UsageError
 from autoprofile.learn.evidence import Incidence
 from autoprofile.observations import Trace
+from autoprofile.observations.classes import joined_classes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -159,6 +160,7 @@ def _joined(one: tuple[Observation, int], other: tuple[Observation, int]) -> tup
             ok=None if a.ok is None or b.ok is None else a.ok + b.ok,
             failed=None if a.failed is None or b.failed is None else a.failed + b.failed,
             last_return=",".join(sorted(returns)) or None,
+            classes=joined_classes(a.classes, b.classes),
         ),
         one[1] + other[1],
     )

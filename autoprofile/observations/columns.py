@@ -51,6 +51,7 @@ class Column:
         nullable: whether a value may be missing.
         unit: unit of the values, ``-`` for none.
         meaning: one line for the reader.
+        is_later: it was added within the version of the columns: older files do not have it.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Column:
     nullable: bool
     unit: str
     meaning: str
+    is_later: bool = False
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -78,6 +80,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("ok", "uint64", True, "calls", "calls that returned without error; missing: returns not seen"),
     Column("failed", "uint64", True, "calls", "calls that returned an error; missing: returns not seen"),
     Column("last_return", "string", True, "-", "ok, or the last call's errno name; missing: none seen"),
+    Column("classes", "string", True, "-", "JSON: classes of sizes and pointers; missing: not seen", True),
 )
 
 _DERIVED = {"syscall"}
@@ -96,7 +99,7 @@ def _columns_of(observations: Sequence[Observation]) -> dict[str, list[Any]]:
     }
     for i in range(ARGS):
         columns[f"a{i}"] = [o.args[i] for o in observations]
-    for name in ("count", "first_ns", "last_ns", "processes", "ok", "failed", "last_return"):
+    for name in ("count", "first_ns", "last_ns", "processes", "ok", "failed", "last_return", "classes"):
         columns[name] = [getattr(o, name) for o in observations]
     return columns
 
@@ -117,7 +120,9 @@ def observations_from_frame(frame: pd.DataFrame, where: str | None = None) -> li
     """Return the observations a frame of raw columns holds; further columns are ignored."""
     import pandas as pd
 
-    needed = [c for c in COLUMNS if c.name not in _DERIVED]
+    needed = [
+        c for c in COLUMNS if c.name not in _DERIVED and not (c.is_later and c.name not in frame.columns)
+    ]
     if missing := [c.name for c in needed if c.name not in frame.columns]:
         raise AutoprofileError(f"no trace: column {missing[0]!r} is missing", where=where)
     data: dict[str, list[Any]] = {}
@@ -157,6 +162,7 @@ def _observations_from_columns(data: Mapping[str, list[Any]]) -> list[Observatio
             data["ok"],
             data["failed"],
             data["last_return"],
+            data.get("classes") or [None] * len(data["run"]),
             strict=True,
         )
     ]
@@ -214,7 +220,7 @@ def read_parquet(path: Path) -> Trace:
     document = _document(table.schema.metadata, where)
     meta, ledger = _provenance(document, where)
     for column in COLUMNS:
-        if column.name in _DERIVED:
+        if column.name in _DERIVED or (column.is_later and column.name not in table.schema.names):
             continue
         if column.name not in table.schema.names:
             raise AutoprofileError(f"no trace: column {column.name!r} is missing", where=where)
@@ -223,7 +229,11 @@ def read_parquet(path: Path) -> Trace:
         if not column.nullable and table.column(column.name).null_count:
             raise AutoprofileError(f"no trace: column {column.name!r} has missing values", where=where)
     observations = _observations_from_columns(
-        {c.name: table.column(c.name).to_pylist() for c in COLUMNS if c.name not in _DERIVED}
+        {
+            c.name: table.column(c.name).to_pylist()
+            for c in COLUMNS
+            if c.name not in _DERIVED and c.name in table.schema.names
+        }
     )
     return Trace(meta, observations, ledger, int(document.get("process_count", 0)))
 

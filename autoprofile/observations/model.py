@@ -55,6 +55,8 @@ class Observation:
         failed: calls that returned an error; None when the source does not see returns. Calls that did not
             return (``exit_group``, a killed process) or will be restarted by the kernel are in neither.
         last_return: ``ok``, the errno's name, or None when no return was seen.
+        classes: how great sizes and offsets were, and whether pointers were null, as text (see
+            `observations.classes`); None when the source does not note them.
     """
 
     run: int
@@ -69,6 +71,7 @@ class Observation:
     ok: int | None = None
     failed: int | None = None
     last_return: str | None = None
+    classes: str | None = None
 
     @property
     def key(self) -> tuple[object, ...]:

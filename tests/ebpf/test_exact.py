@@ -10,6 +10,7 @@ import pytest
 
 from autoprofile.abi import display_name
 from autoprofile.observations import Trace
+from autoprofile.observations.classes import Pointer, Size, classes_from_text
 from autoprofile.trace.ebpf import EbpfSource
 from autoprofile.trace.ebpf.watching import Watch
 from autoprofile.trace.source import Command, source_named
@@ -126,6 +127,17 @@ def test_the_profile_is_that_of_ptrace():
     profiles = [infer(trace_of(b, "ls", "-l", "/")).profile for b in ("ebpf", "ptrace")]
     ours, theirs = ({(r.syscall, r.action, r.args, r.arch) for r in p.rules} for p in profiles)
     assert ours == theirs
+
+
+def test_sizes_and_pointers_are_noted_as_classes(tracee):
+    """Beside a key, exactly: the range and magnitudes of a size, and whether a pointer was null, over all threads."""
+    trace = trace_of("ebpf", tracee("sizes"))
+    (seen,) = (o for o in trace.observations if display_name(o.arch, o.nr) == "getrandom" and o.args[2] == 4)
+    assert seen.count == 7
+    assert classes_from_text(seen.classes) == {
+        0: Pointer(null=True, nonnull=True),
+        1: Size(buckets=sum(1 << n for n in (0, 1, 3, 4, 13, 17)), least=0, most=70000),
+    }
 
 
 def test_a_call_that_never_returns_is_counted(tracee):

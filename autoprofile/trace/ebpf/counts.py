@@ -6,12 +6,13 @@ Counting happens in the kernel; here keys become names and cells of one program 
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from autoprofile.abi.signatures import constrained_args
 from autoprofile.abi.syscalls import syscall_name
 from autoprofile.observations import Observation
+from autoprofile.observations.classes import Class, Pointer, Size, joined, text_from_classes
 from autoprofile.observations.recorder import Tally, return_name
 from autoprofile.trace.ebpf.records import (
     ARCHES,
@@ -20,7 +21,9 @@ from autoprofile.trace.ebpf.records import (
     RETURN_UNSEEN,
     Cell,
     CellKey,
+    Layout,
     Totals,
+    noted_args,
 )
 
 if TYPE_CHECKING:
@@ -65,6 +68,19 @@ class Count:
     last_return: int | None
     processes: int
     doubtful: int = 0
+    classes: dict[int, Class] = field(default_factory=dict)
+
+    def add(self, other: Count) -> None:
+        """Add a cell of the same program and call."""
+        if other.last_ns >= self.last_ns and other.last_return is not None:
+            self.last_return = other.last_return
+        self.first_ns = min(self.first_ns, other.first_ns)
+        self.last_ns = max(self.last_ns, other.last_ns)
+        for name in ("count", "ok", "failed", "refused", "processes", "doubtful"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for index, value in other.classes.items():
+            known = self.classes.get(index)
+            self.classes[index] = value if known is None else joined(known, value)
 
 
 def counts_from_maps(keys: bytes, values: bytes, number: int) -> list[Count]:
@@ -91,9 +107,24 @@ def counts_from_maps(keys: bytes, values: bytes, number: int) -> list[Count]:
                 last_return,
                 cell.processes,
                 cell.doubtful,
+                _classes(ARCHES[key.program_arch & 3], key.nr, cell),
             )
         )
     return counts
+
+
+def _classes(arch: str, nr: int, cell: Cell) -> dict[int, Class]:
+    name = syscall_name(arch, nr)
+    classes: dict[int, Class] = {}
+    measures = iter(cell.measures)
+    for index, how in (noted_args(arch, name) if name is not None else {}).items():
+        if how == Layout.POINTER:
+            pointer = Pointer(bool(cell.null >> index & 1), bool(cell.nonnull >> index & 1))
+            if pointer.null or pointer.nonnull:
+                classes[index] = pointer
+        elif (measure := next(measures)).buckets:
+            classes[index] = Size(measure.buckets, measure.least, measure.most)
+    return classes
 
 
 def tally_from_counts(counts: Iterable[Count], processes: int) -> Tally:
@@ -123,15 +154,7 @@ def observations_from_counts(
         if known is None:
             merged[key] = count
             continue
-        if count.last_ns >= known.last_ns and count.last_return is not None:
-            known.last_return = count.last_return
-        known.first_ns = min(known.first_ns, count.first_ns)
-        known.last_ns = max(known.last_ns, count.last_ns)
-        known.count += count.count
-        known.ok += count.ok
-        known.failed += count.failed
-        known.refused += count.refused
-        known.processes += count.processes
+        known.add(count)
     return [
         Observation(
             run=run,
@@ -146,6 +169,7 @@ def observations_from_counts(
             ok=count.ok if returns else None,
             failed=count.failed if returns else None,
             last_return=returned(count.last_return),
+            classes=text_from_classes(count.classes),
         )
         for (program, arch, nr, args), count in merged.items()
     ]

@@ -10,7 +10,7 @@ import enum
 from typing import Any, Final
 
 from autoprofile.abi.arch import ARCHES as _ARCHES
-from autoprofile.abi.signatures import UsedIf, constrained_args
+from autoprofile.abi.signatures import UsedIf, constrained_args, signature
 from autoprofile.abi.syscalls import syscall_table
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "Thread",
     "Totals",
     "call_tables",
+    "noted_args",
 ]
 
 ARCHES: Final = ("x86_64", "i386", "x32")
@@ -76,6 +77,8 @@ ASK_FOLLOW, ASK_FORGET, ASK_SELF = 1, 2, 3
 ASK_THREAD, ASK_PROCESS, ASK_PARENT, ASK_MOUNT_SPACE, ASK_PROGRAM, ASK_DESCRIPTOR = range(6)
 ANSWER_FOLLOWED: Final = 1
 
+_SIZES: Final = {"size", "offset"}
+_POINTERS: Final = {"pointer", "address"}
 _PATH_BYTES: Final = 4096
 _NAME_BYTES: Final = 256
 _SLOTS: Final = 4
@@ -249,6 +252,8 @@ def call_tables() -> tuple[bytes, list[Condition]]:
             if nr & ~bit >= LAYOUT_NRS:
                 continue
             layout = LAYOUT_MAPS_FILE if (arch, name) in _FILE_MAPPING else 0
+            for index, how in noted_args(arch, name).items():
+                layout |= LAYOUT_NOTED | how << (3 * index)
             for spec in constrained_args(arch, name):
                 kept = Layout.KEY_32 if spec.width == 32 else Layout.KEY_64
                 layout |= LAYOUT_KEYED | kept << (3 * spec.index)
@@ -262,6 +267,21 @@ def call_tables() -> tuple[bytes, list[Condition]]:
                 layout |= (numbers.get(key, -1) + 1) << LAYOUT_CONDITION
             table[number * LAYOUT_NRS + (nr & ~bit)] = layout
     return bytes((ctypes.c_uint32 * len(table))(*table)), conditions
+
+
+def noted_args(arch: str, name: str) -> dict[int, Layout]:
+    """Return which arguments of a call are noted beside its key: index -> as a size or a pointer.
+
+    Of more than `MEASURES` sizes and offsets (only halves of i386's offsets are so many) the first are.
+    """
+    call = signature(arch, name)
+    noted: dict[int, Layout] = {}
+    for spec in call.args if call is not None else ():
+        if spec.kind in _SIZES and sum(how != Layout.POINTER for how in noted.values()) < MEASURES:
+            noted[spec.index] = Layout.SIZE_32 if spec.width == 32 else Layout.SIZE_64
+        elif spec.kind in _POINTERS:
+            noted[spec.index] = Layout.POINTER
+    return noted
 
 
 def _fits(used_if: UsedIf) -> bool:

@@ -24,6 +24,7 @@ observations = st.builds(
     ok=st.none() | counts,
     failed=st.none() | counts,
     last_return=st.none() | st.sampled_from(["ok", "ENOENT", "ERESTARTSYS", "133"]),
+    classes=st.none() | st.just('{"a1":"nonnull","a2":{"least":1,"log2":[1],"most":1}}'),
 )
 
 ledgers = st.builds(
