@@ -81,13 +81,17 @@ class Unwinder:
                 return
 
     def _leads_to(self, tid: int, value: int, before: bytes, inner: CodeLocation) -> bool:
-        # A direct call into another file goes through the PLT, and one between functions without symbols says
-        # nothing either: those are believed.
+        # A direct call reaches another file through the PLT, which has no symbols: that, and a call of any
+        # other place without a symbol, is believed. A named function has to be that of the frame within.
         target = value + int.from_bytes(before[-4:], "little", signed=True)
         called = self._locator.locate(tid, target + 1)
-        if called.path != inner.path or called.symbol is None or inner.symbol is None:
+        if called.symbol is None or (called.path == inner.path and inner.symbol is None):
             return called.path is not None
-        return called.symbol.rpartition("+")[0] == inner.symbol.rpartition("+")[0]
+        return (called.path, _function(called)) == (inner.path, _function(inner))
+
+
+def _function(place: CodeLocation) -> str | None:
+    return place.symbol.rpartition("+")[0] if place.symbol else None
 
 
 def _ends_with_call(before: bytes) -> bool:

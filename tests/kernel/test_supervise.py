@@ -19,9 +19,11 @@ from autoprofile import abi
 from autoprofile.auditlog import aggregate, read_audit
 from autoprofile.enforce import enforce
 from autoprofile.enforce.audit import AuditWriter
+from autoprofile.enforce.backtrace import _ends_with_call
 from autoprofile.enforce.supervise import NotifySupervisor
 from autoprofile.profile.action import Action
 from autoprofile.trace.source import Command
+from tests.conftest import need_program
 
 pytestmark = pytest.mark.kernel
 
@@ -329,3 +331,52 @@ def wait_for(path: Path, timeout_s: float = 60) -> str:
         assert time.monotonic() < deadline, f"{path} did not appear"
         time.sleep(0.01)
     return path.read_text()
+
+
+@pytest.mark.parametrize("flags", [("-O0",), ("-O2", "-fomit-frame-pointer"), ("-O2", "-m32")], ids=" ".join)
+def test_backtraces_name_the_callers(tracee, log, flags):
+    """With `backtrace` the functions that led to a call are named in their order, with and without frame pointers."""
+    supervisor = NotifySupervisor(deny, audit=AuditWriter(log), backtrace=True)
+    assert run([tracee("chain", *flags)], supervisor, ["getppid"]) == 0
+    (record,) = read_audit(log)
+    names = [place.partition(":")[2].partition("+")[0] for place in record.backtrace]
+    ours = [name for name in names if name in ("innermost", "middle", "outer", "main")]
+    # On i386 a frame that has returned may show once more.
+    assert list(dict.fromkeys(ours)) == ["innermost", "middle", "outer", "main"]
+    assert len(record.backtrace) <= 16
+
+
+def test_call_instructions_are_told_from_others(tracee):
+    """Every call instruction that a disassembler finds in a static program is seen as one."""
+    objdump = need_program("objdump", package="binutils")
+    program = tracee("chain", "-static")
+    raw = subprocess.run([objdump, "-d", "-w", program], capture_output=True, text=True, check=True).stdout
+    code, calls = bytearray(), 0
+    for line in raw.splitlines():
+        parts = line.split("\t")
+        if len(parts) < 3:
+            continue
+        code += bytes.fromhex(parts[1])
+        # Long enough for what is looked at; calls by segment or with other prefixes are none of ours.
+        if parts[2].startswith("call ") and len(code) > 7:
+            calls += 1
+            assert _ends_with_call(bytes(code[-7:])), line
+    assert calls > 1000
+    assert not _ends_with_call(bytes.fromhex("90909090909090"))
+    assert not _ends_with_call(bytes.fromhex("9090909090ffe0"))  # jmp *%rax
+
+
+def test_what_a_program_is_made_of_is_recorded_once(tracee, log):
+    """The log names libc and every mapped file with its build-id, once per program, and the file of each call."""
+    supervisor = NotifySupervisor(deny, audit=AuditWriter(log))
+    folder = os.path.dirname(tracee("libplace", "-shared", "-fPIC"))
+    assert run([tracee("places"), folder], supervisor, ["getppid"]) == 0
+    audit = read_audit(log)
+    assert log.read_text().count('"event":"program"') == 1
+    program = audit.program_of(audit[0])
+    assert program is not None
+    assert (program.libc or "").startswith("glibc 2.")
+    assert {os.path.basename(path) for path in program.binaries} >= {"places", "libc.so.6", "libplace.so"}
+    for record in audit:
+        assert record.file_build_id == (program.binaries[record.file] if record.file else None)
+    assert audit.sessions[0].kernel == os.uname().release
