@@ -29,7 +29,7 @@ from autoprofile.enforce.attach_target import (
     image_arch,
     refuse_arch,
     refuse_unfit,
-    status_of,
+    seccomp_of,
 )
 from autoprofile.enforce.attach_threads import Frozen, StoppedThreads
 from autoprofile.errors import AutoprofileError, LaunchError, MachineError
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from autoprofile.enforce.attach_calls import Judge
-    from autoprofile.enforce.attach_target import Status
+    from autoprofile.trace.maps import Mapping
 
 __all__ = ["ATTACH_TIMEOUT_S", "AttachError", "Attachment", "attach"]
 
@@ -171,6 +171,14 @@ class _Request:
     deadline: float
 
 
+@dataclass(frozen=True)
+class _Seccomp:
+    # What all threads have in common before.
+    no_new_privs: bool
+    is_filtered: bool
+    filters: int | None
+
+
 class _Attempt:
     # One try, in a thread of its own: when a tracer ends, the kernel lets go of whatever it still traces.
 
@@ -242,33 +250,35 @@ class _Attempt:
     def _install(self) -> Attachment:
         request = self._request
         frozen = self._threads.stop()
-        status = self._common_status(frozen)
-        foreign = _foreign_filters(frozen[0].tid) if status.seccomp == 2 else ()
+        state = self._common_state(frozen)
+        foreign = _foreign_filters(frozen[0].tid) if state.is_filtered else ()
         for thread in frozen:
             refuse_arch(request.pid, thread.arch, request.arches)
         judge = self._judge(foreign or ())
         go_on = {t.tid: registers_to_go_on(request.pid, t, judge) for t in frozen}
         chosen = injectable(frozen, request.arch)
+        maps = read_maps(request.pid)
         injection = RunningInjection(
             chosen,
             f"process {request.pid}",
-            instruction=find_instruction(chosen.tid, request.arch),
-            stacks=self._stacks(frozen, chosen),
+            instruction=find_instruction(chosen.tid, request.arch, maps),
+            maps=maps,
+            stacks=_stacks(maps, frozen, chosen),
             go_on=go_on[chosen.tid],
             deadline=request.deadline,
             # The kernel's own suspension also spares us the new filter's answer to close.
-            suspend=status.seccomp == 2 or request.new_listener,
+            suspend=state.is_filtered or request.new_listener,
         )
         try:
             with injection:
-                if status.seccomp == 2 and not injection.is_suspended and not request.trust_filters:
+                if state.is_filtered and not injection.is_suspended and not request.trust_filters:
                     raise MachineError(
-                        f"the filters of process {status.name} cannot be suspended",
+                        f"the filters of process {request.pid} cannot be suspended",
                         hint="CONFIG_CHECKPOINT_RESTORE is missing; --trust-filters does without",
                     )
                 if request.new_listener and not injection.is_suspended:
                     self._check_close()
-                self._set_filters(injection, status, is_alone=len(frozen) == 1)
+                self._set_filters(injection, state, is_alone=len(frozen) == 1)
         except BaseException:
             if self._listener is not None:
                 os.close(self._listener)
@@ -283,28 +293,27 @@ class _Attempt:
             listener=self._listener,
             arch=request.arch,
             threads=len(frozen),
-            filters_before=status.filters,
+            filters_before=state.filters,
             foreign=foreign,
             children=_children_of(request.pid),
             stopped_s=0.0,
         )
 
-    def _common_status(self, frozen: Sequence[Frozen]) -> Status:
-        found = [status for t in frozen if (status := status_of(t.tid)) is not None]
+    def _common_state(self, frozen: Sequence[Frozen]) -> _Seccomp:
+        found = [(t.tid, state) for t in frozen if (state := seccomp_of(t.tid)) is not None]
         if len(found) != len(frozen):
             raise ChangedError(f"threads of process {self._request.pid} ended meanwhile")
-        first = found[0]
-        for other in found[1:]:
-            if (other.seccomp, other.filters) != (first.seccomp, first.filters):
+        (first, (_, mode, filters)), *others = found
+        for tid, (_, other_mode, other_filters) in others:
+            if (other_mode, other_filters) != (mode, filters):
                 # TSYNC would refuse this, or bring all threads under the filters of one.
                 raise AttachError(
-                    f"the threads of process {self._request.pid} are under different filters: thread"
-                    f" {first.tid} under {first.filters}, thread {other.tid} under {other.filters};"
-                    " nothing was changed",
+                    f"the threads of process {self._request.pid} are under different filters: thread {first}"
+                    f" under {filters}, thread {tid} under {other_filters}; nothing was changed",
                     hint="it filters single threads itself; start it under the profile instead:"
                     " autoprofile enforce PROFILE -- COMMAND",
                 )
-        return replace(first, no_new_privs=all(s.no_new_privs for s in found))
+        return _Seccomp(all(state[0] for _, state in found), mode == 2, filters)
 
     def _judge(self, foreign: Sequence[Program]) -> Judge:
         # Each distinct one once: which of two equal answers counts makes no difference here.
@@ -318,12 +327,6 @@ class _Attempt:
             return action
 
         return judge
-
-    def _stacks(self, frozen: Sequence[Frozen], chosen: Frozen) -> list[int]:
-        maps = read_maps(self._request.pid)
-        own = [m for m in maps if m.path == "[stack]"]
-        first = [t.sp for t in frozen if any(m.start <= t.sp <= m.end for m in own)]
-        return [*first, chosen.sp]
 
     def _check_close(self) -> None:
         # The process gives its copy of the listener back with close, under the new filter already.
@@ -342,7 +345,7 @@ class _Attempt:
                     hint="allow close in the profile, enforce it without a supervisor, or run as root",
                 )
 
-    def _set_filters(self, injection: RunningInjection, status: Status, *, is_alone: bool) -> None:
+    def _set_filters(self, injection: RunningInjection, state: _Seccomp, *, is_alone: bool) -> None:
         request = self._request
         # No program at all: EFAULT, if only the kernel and the present filters let us get so far. Once
         # no_new_privs is set it stays set, so this is found out before.
@@ -350,7 +353,7 @@ class _Attempt:
         result = injection.call("seccomp", seccomp.SECCOMP_SET_MODE_FILTER, flags, 0)
         if result != -errno.EFAULT:
             raise refused("seccomp(SECCOMP_SET_MODE_FILTER)", result)
-        if not request.privileged and not status.no_new_privs:
+        if not request.privileged and not state.no_new_privs:
             result = injection.call("prctl", PR_SET_NO_NEW_PRIVS, 1)
             if result < 0:
                 raise refused("prctl(PR_SET_NO_NEW_PRIVS)", result)
@@ -369,6 +372,13 @@ class _Attempt:
                 self._listener = kernel.pidfd_getfd(request.pidfd, fd)
                 stopped = Stopped(injection.tid, f"process {request.pid}", request.arch)
                 close_listener(injection, stopped, fd, self._listener)
+
+
+def _stacks(maps: Sequence[Mapping], frozen: Sequence[Frozen], chosen: Frozen) -> list[int]:
+    # Where there may be room: on the first thread's own stack, if it is on it just now; else on the chosen's.
+    own = [m for m in maps if m.path == "[stack]"]
+    first = [t.sp for t in frozen if any(m.start <= t.sp <= m.end for m in own)]
+    return [*first, chosen.sp]
 
 
 def _reap(tid: int) -> None:

@@ -23,7 +23,6 @@ from autoprofile.errors import LaunchError
 from autoprofile.kernel import KernelError, ptrace
 from autoprofile.trace.inject import LAYOUTS, RED_ZONE, Injection, InjectionDied
 from autoprofile.trace.launch import Stopped
-from autoprofile.trace.maps import read_maps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,15 +39,15 @@ _CHUNK: Final = 1 << 20
 _SPIN: Final = 200  # looks before the first sleep: most calls take microseconds
 
 
-def find_instruction(pid: int, arch: str) -> int:
+def find_instruction(pid: int, arch: str, maps: Sequence[Mapping]) -> int:
     """Return the address of an instruction in a process that enters the kernel; in the vDSO where it has one.
 
     Raises:
         AttachError: it has none that can be read.
     """
     code = LAYOUTS[arch].instruction
-    maps = [m for m in read_maps(pid) if m.is_executable and m.perms[0] == "r" and m.path != "[vsyscall]"]
-    for mapping in sorted(maps, key=lambda m: (m.path != "[vdso]", not m.is_file)):
+    code_maps = [m for m in maps if m.is_executable and m.perms[0] == "r" and m.path != "[vsyscall]"]
+    for mapping in sorted(code_maps, key=lambda m: (m.path != "[vdso]", not m.is_file)):
         for start in range(mapping.start, mapping.end, _CHUNK):
             # One byte more than a chunk, for an instruction that straddles two.
             size = min(_CHUNK + len(code) - 1, mapping.end - start)
@@ -106,6 +105,7 @@ class RunningInjection(Injection):
         thread: where; in PTRACE_EVENT_STOP.
         exe_path: the program, for messages.
         instruction: see `find_instruction`.
+        maps: of the process, as it stands still.
         stacks: the stack pointers below which there may be room, the preferred one first.
         go_on: the registers to leave it with.
         deadline: monotonic time at which to give up.
@@ -118,6 +118,7 @@ class RunningInjection(Injection):
         exe_path: str,
         *,
         instruction: int,
+        maps: Sequence[Mapping],
         stacks: Sequence[int],
         go_on: bytes,
         deadline: float,
@@ -126,6 +127,7 @@ class RunningInjection(Injection):
         super().__init__(Stopped(thread.tid, exe_path, thread.arch))
         self._thread = thread
         self._instruction = instruction
+        self._maps = maps
         self._stacks = stacks
         self._go_on = go_on
         self._deadline = deadline
@@ -245,10 +247,9 @@ class RunningInjection(Injection):
         # All threads stand still, so memory that is put back before they go on was never seen changed.
         # Below the stack pointer nothing is alive anyway: best on the first thread's own stack, which no
         # runtime parcels out; else on the thread's, which in Go may be a piece of the heap.
-        maps = read_maps(self._pid)
         for sp in self._stacks:
             top = (sp - RED_ZONE - size) & ~15
-            if any(_holds(m, top, sp) for m in maps):
+            if any(_holds(m, top, sp) for m in self._maps):
                 return top, False
         return super()._room(size)
 

@@ -27,6 +27,7 @@ __all__ = [
     "permission_error",
     "refuse_arch",
     "refuse_unfit",
+    "seccomp_of",
     "status_of",
     "stopped_error",
     "traced_error",
@@ -119,6 +120,28 @@ def status_of(tid: int) -> Status | None:
         filters=None if filters is None else int(filters),
         is_kernel=bool(flags & _PF_KTHREAD),
         is_worker=bool(flags & (_PF_IO_WORKER | _PF_USER_WORKER)),
+    )
+
+
+def seccomp_of(tid: int) -> tuple[bool, int, int | None] | None:
+    """Return the `no_new_privs`, `seccomp` and `filters` of a thread (see `Status`), and only these; fast."""
+    try:
+        fd = os.open(f"/proc/{tid}/status", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            raw = os.read(fd, 1 << 14)
+        finally:
+            os.close(fd)
+    except OSError:
+        return None
+
+    def number(key: bytes) -> int | None:
+        at = raw.find(key)
+        return None if at < 0 else int(raw[at + len(key) : raw.index(b"\n", at + 1)])
+
+    return (
+        number(b"\nNoNewPrivs:") == 1,
+        number(b"\nSeccomp:") or 0,
+        number(b"\nSeccomp_filters:"),
     )
 
 

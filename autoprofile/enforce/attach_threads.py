@@ -151,8 +151,7 @@ class StoppedThreads:
             new = [t for t in threads_of(self._pid) if t not in self.seized and t not in self._skipped]
             if not new:
                 break
-            for tid in new:
-                self._seize(tid)
+            self._seize(new)
             self._wait()
         if not self._stopped:
             if self.has_ended():
@@ -178,22 +177,23 @@ class StoppedThreads:
         poller.register(self._pidfd, select.POLLIN)
         return bool(poller.poll(0))
 
-    def _seize(self, tid: int) -> None:
-        if not self._may_seize(tid):
-            self._skipped.add(tid)
-            return
-        self.seized.add(tid)
+    def _seize(self, tids: list[int]) -> None:
+        seized = [tid for tid in tids if self._may_seize(tid)]
+        self._skipped.update(set(tids).difference(seized))
+        self.seized.update(seized)
         if self.has_ended():
             # Whatever we have seized, it may be of another process with the same number.
             raise AttachError(f"process {self._pid} has ended")
-        if tid not in threads_of(self._pid):
-            raise ChangedError(f"thread {tid} of process {self._pid} ended meanwhile")
-        try:
-            ptrace.ptrace_interrupt(tid)
-        except KernelError as error:
-            if error.errno != errno.ESRCH:
-                raise
-            self._skipped.add(tid)
+        ours = set(threads_of(self._pid))
+        for tid in seized:
+            if tid not in ours:
+                raise ChangedError(f"thread {tid} of process {self._pid} ended meanwhile")
+            try:
+                ptrace.ptrace_interrupt(tid)
+            except KernelError as error:
+                if error.errno != errno.ESRCH:
+                    raise
+                self._skipped.add(tid)
 
     def have_died(self) -> bool:
         """Tell whether the process is gone or about to be: nothing of its stopped threads can be read."""
