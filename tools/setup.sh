@@ -135,16 +135,21 @@ libbpf-dev      test -e /usr/include/bpf/bpf_helpers.h
 clang           command -v clang
 llvm            command -v llvm-strip
 bpftool         in_path bpftool
+python3-bpfcc   test -e /usr/lib/python3/dist-packages/bcc/__init__.py
 manpages-dev    test -e /usr/share/man/man2/syscalls.2.gz
 TABLE
     if [ "$(uname -m)" = x86_64 ]; then
         echo "gcc-multilib    compiles_32_bit"
+        # Any release's will do for bcc here: the kernel says itself where its fields are.
+        echo "linux-headers-$(if grep -qs '^ID=ubuntu' /etc/os-release; then echo generic; else echo amd64; fi) has_kernel_headers"
     fi
 }
 in_path() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1"; }
 has_library() { /sbin/ldconfig -p 2>/dev/null | grep -q "$1 "; }
 busybox_is_static() { [ -x "$(command -v busybox)" ] && ! ldd "$(command -v busybox)"; }
 compiles_32_bit() { echo 'int main(void) { return 0; }' | gcc -m32 -x c -o /dev/null -; }
+
+has_kernel_headers() { ls /usr/src/linux-headers-*/include/generated/autoconf.h "/lib/modules/$(uname -r)/build/include/generated/autoconf.h" 2>/dev/null | grep -q .; }
 
 missing_packages() {
     programs | while read -r package check; do

@@ -91,8 +91,8 @@ class Trace:
         Columns: ``run, program, build_id, arch, syscall, nr, args, arg0…arg5, a0…a5, count, first_s, last_s,
         processes, ok, failed, last_return, classes, risk, risk_severity``. ``args`` holds the constrained
         arguments (``family=AF_UNIX type=SOCK_STREAM protocol=0``), ``arg0…arg5`` each decoded alone,
-        ``a0…a5`` the raw integers (UInt64, missing where not constrained); times are in seconds from the start
-        of the run.
+        ``a0…a5`` the raw integers (UInt64, missing where not constrained); times are in seconds from the
+        start of the run.
         """
         from autoprofile.observations.frame import tidy_frame
 
