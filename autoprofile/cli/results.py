@@ -106,10 +106,12 @@ class Plan:
         self._merge_into = merge_into
         self.trace_file = None if trace_file is None else TraceFile(output, trace_file, force=force)
         self._unfinished: TraceFile | None = None
+        #: The profile that will be widened, as it is before the run; None when there is none.
+        self.before: Profile | None = None
         if merge_into and target.exists():
             from autoprofile.profile import Profile
 
-            Profile.load(target)  # what cannot be read now cannot be widened later
+            self.before = Profile.load(target)  # what cannot be read now cannot be widened later
         elif target.exists() and not force:
             raise AutoprofileError(
                 "the profile exists",

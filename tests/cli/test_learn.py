@@ -335,3 +335,20 @@ def test_a_run_that_cannot_be_made_does_not_lose_those_before(tmp_path: Path) ->
     assert learned is not None
     assert learned.runs == 1
     assert Trace.load(tmp_path / "t.parquet").meta.runs == 1
+
+
+def test_what_is_merged_is_learned_as_the_profile_is(tmp_path: Path) -> None:
+    """Without --level, a run is added at the profile's own: at strict it would be narrower than it claims."""
+    trace = _kept(tmp_path)
+    words = ["learn", "-o", "t.yaml", "--from-trace", trace]
+    assert autoprofile(*words, "--level", "standard", cwd=tmp_path).returncode == 0
+    other = trace_of(observed("eventfd2", 0, 0), observed("timerfd_create", 1, 0))
+    other.save(tmp_path / "other.parquet")
+    done = autoprofile("learn", "--merge", "-o", "t.yaml", "--from-trace", "other.parquet", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    merged = Profile.load(tmp_path / "t.yaml")
+    assert merged.level == "standard"
+    assert merged.decide("timerfd_create", "CLOCK_REALTIME", 0).action == Action.ALLOW
+    strict = autoprofile("learn", "-o", "s.yaml", "--from-trace", "other.parquet", cwd=tmp_path)
+    assert strict.returncode == 0
+    assert Profile.load(tmp_path / "s.yaml").decide("timerfd_create", "CLOCK_REALTIME").action != Action.ALLOW

@@ -20,7 +20,8 @@ from autoprofile.cli.watching import chosen_target, target_options
 from autoprofile.errors import AutoprofileError, UsageError
 
 if TYPE_CHECKING:
-    from autoprofile.profile import Action
+    from autoprofile.cli.learning import How
+    from autoprofile.profile import Action, Profile
 
 __all__ = ["command"]
 
@@ -119,7 +120,9 @@ __all__ = ["command"]
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="End each run then."
 )
-@click.option("--merge", "merge_into", is_flag=True, help="Widen the profile when it exists.")
+@click.option(
+    "--merge", "merge_into", is_flag=True, help="Widen the profile when it exists, as its level and mode say."
+)
 @force_option
 @click.option("--allow-new-privs", is_flag=True, help="Let setuid programs gain their rights (root only).")
 @click.option(
@@ -190,26 +193,34 @@ def command(
         raise click.UsageError("logs are read once: --runs and --until-stable are for what runs", ctx)
     if window is not None and (chosen is None or bound is None):
         raise click.UsageError("--window divides the watch of --pid and its like, for --until-stable", ctx)
-    if level == "strict" and worth is not None:
-        raise click.UsageError("--worth weighs constraints, and strict drops none: give another --level", ctx)
-    how = How(level, mode, _action(default_action), confidence, worth, deny_failed, deny_opaque, deny_jit)
+    asked = How(level, mode, _action(default_action), confidence, worth, deny_failed, deny_opaque, deny_jit)
+
+    def planned(path: Path) -> tuple[Plan, How]:
+        plan = Plan(output, target or path, trace_file, force, merge_into)
+        how = _as_before(ctx, asked, plan.before)
+        if how.level == "strict" and worth is not None:
+            raise click.UsageError(
+                "--worth weighs constraints, and strict drops none: give another --level", ctx
+            )
+        return plan, how
+
     if chosen is not None:
         output.failure_status = exits.FAILED  # nothing is run
         found = chosen.find()
         named = default_target(found.argv or (str(chosen.value),))
-        plan = Plan(output, target or named, trace_file, force, merge_into)
+        plan, how = planned(named)
         windows = None if bound is None else Windows(output, how, bound, window or 10.0)
         trace = watch_target(output, found, timeout, keep=plan.keep_anyway(), stability=windows)
         status = exits.DONE
     elif logs:
         output.failure_status = exits.FAILED  # nothing is run
         trace = read_logs([*logs, *map(Path, command)], strace=bool(from_strace))
-        plan = Plan(output, target or default_target(trace.meta.argv), trace_file, force, merge_into)
+        plan, how = planned(target or default_target(trace.meta.argv))
         status = exits.DONE
     else:
         if not command:
             raise click.UsageError("there is no command to learn from: give it after --", ctx)
-        plan = Plan(output, target or default_target(command), trace_file, force, merge_into)
+        plan, how = planned(default_target(command))
         most = runs or (1 if bound is None else MOST_RUNS)
         trace, status = run_command(
             output,
@@ -224,6 +235,20 @@ def command(
         output.failure_status = exits.FAILED  # from here on the command was run
     plan.write(trace, how)
     return status
+
+
+def _as_before(ctx: click.Context, how: How, before: Profile | None) -> How:
+    # What is added to a profile has its level and mode, unless others are asked for: a run learned at strict
+    # would be narrower than the profile claims to be.
+    from dataclasses import replace
+
+    if before is None:
+        return how
+    unset = click.core.ParameterSource.DEFAULT
+    follows = {
+        name: getattr(before, name) for name in ("level", "mode") if ctx.get_parameter_source(name) is unset
+    }
+    return replace(how, **follows)
 
 
 def _action(text: str | None) -> Action | None:
