@@ -149,7 +149,7 @@ has_library() { /sbin/ldconfig -p 2>/dev/null | grep -q "$1 "; }
 busybox_is_static() { [ -x "$(command -v busybox)" ] && ! ldd "$(command -v busybox)"; }
 compiles_32_bit() { echo 'int main(void) { return 0; }' | gcc -m32 -x c -o /dev/null -; }
 
-has_kernel_headers() { ls /usr/src/linux-headers-*/include/generated/autoconf.h "/lib/modules/$(uname -r)/build/include/generated/autoconf.h" 2>/dev/null | grep -q .; }
+has_kernel_headers() { compgen -G "/usr/src/linux-headers-*/include/generated/autoconf.h" || test -e "/lib/modules/$(uname -r)/build/include/generated/autoconf.h"; }
 
 missing_packages() {
     programs | while read -r package check; do
