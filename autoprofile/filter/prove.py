@@ -115,6 +115,8 @@ class _Prover:
         self._programs = programs
         self._beyond = beyond
         self._words: list[Any] = [z3.BitVec(f"word{i}", 32) for i in range(_WORDS)]
+        # By word, values that the conditions of a question rule out: code behind a test for one is not run.
+        self._never: dict[int, set[int]] = {}
         self._numbers: dict[str, set[int]] = {}
         for arch in profile.arch:
             known = set(syscall_table(arch).values())
@@ -139,21 +141,30 @@ class _Prover:
         z3 = self._z3
         tokens = {ARCHES[arch].audit_arch for arch in self._profile.arch}
         asked = 0
+        gate = z3.And((self._words[0] & X32_SYSCALL_BIT) != 0, self._words[0] != _U32)
         for token in sorted(tokens):
             words = [self._words[0], token, *self._words[2:]]
-            for is_x32 in (False, True):
-                gate = z3.And(
-                    (self._words[0] & X32_SYSCALL_BIT) != 0,
-                    self._words[0] != _U32,
-                    token == ARCHES["x32"].audit_arch,
-                )
-                arch = arch_from_audit(token, X32_SYSCALL_BIT if is_x32 else 0)
-                conditions = [gate if is_x32 else z3.Not(gate)]
-                conditions += [self._words[0] != nr for nr in sorted(self._numbers.get(arch, ()))]
-                found, count = self._compare(self._run(words), self._other(arch), words, conditions)
+            sides = (False, True) if token == ARCHES["x32"].audit_arch else (False,)
+            arches = [arch_from_audit(token, X32_SYSCALL_BIT if is_x32 else 0) for is_x32 in sides]
+            # Numbers of their own side of the gate: on the other no call has them.
+            self._never = {
+                0: {
+                    nr
+                    for arch in arches
+                    for nr in self._numbers.get(arch, ())
+                    if arch_from_audit(token, nr) == arch
+                }
+            }
+            runs = self._run(words)
+            for is_x32, arch in zip(sides, arches, strict=True):
+                conditions = [self._words[0] != nr for nr in sorted(self._numbers.get(arch, ()))]
+                if len(sides) > 1:
+                    conditions.append(gate if is_x32 else z3.Not(gate))
+                found, count = self._compare(runs, self._other(arch), words, conditions)
                 asked += count
                 if found is not None:
                     return found, asked
+        self._never = {1: tokens}
         conditions = [self._words[1] != token for token in sorted(tokens)]
         found, count = self._compare(
             self._run(self._words), self._profile.bad_arch.ret, self._words, conditions
@@ -316,6 +327,10 @@ class _Prover:
 
     def _jump(self, code: int, a: Any, operand: Any) -> Any:
         z3, kind = self._z3, code & 0xF0
+        if code == op.JEQ_K and any(
+            a is self._words[at] and operand in self._never[at] for at in self._never
+        ):
+            return False
         if isinstance(a, int) and isinstance(operand, int):
             return {0x10: a == operand, 0x20: a > operand, 0x30: a >= operand, 0x40: a & operand != 0}[kind]
         one, other = _value(z3, a), _value(z3, operand)

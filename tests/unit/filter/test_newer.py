@@ -50,7 +50,9 @@ def test_the_table_is_of_the_kernel_it_is_said_to_be() -> None:
         tuple(map(int, (since(n) or "0.0").split(".")[:2])) for a in ARCHES for n in syscall_table(a)
     )
     assert newest <= TABLE_KERNEL
-    assert f"calls newer than Linux {TABLE_KERNEL[0]}.{TABLE_KERNEL[1]} left out" in source_line("syscalls.tsv")
+    assert f"calls newer than Linux {TABLE_KERNEL[0]}.{TABLE_KERNEL[1]} left out" in source_line(
+        "syscalls.tsv"
+    )
 
 
 def test_only_refusing_defaults_are_replaced() -> None:
