@@ -116,12 +116,22 @@ def tables(results: Sequence[Result], calibration: Sequence[Calibration], facts:
         if calls or r.b_answered or not r.b_holds:
             answered = f"; answered with an error: {_calls(r.b_answered)}" if r.b_answered else ""
             lines.append(f"* {r.name}: {_calls(calls) or 'nothing by default'}{answered}")
+    lines += ["", _single(measured), ""]
     for r in results:
         if r.error:
             lines.append(f"* {r.name} was not measured: {r.error}")
     lines += ["", "### Attack surface", "", *_surface(measured)]
     lines += ["", "### Calibration", "", *_calibration(calibration), "", *_foretold(measured)]
     return "\n".join(lines) + "\n"
+
+
+def _single(measured: Sequence[Result]) -> str:
+    # by names: the others refuse the same after one pass as after all
+    more = [r.name for r in measured if set(r.b_single) - set(r.b_traced)]
+    if not more:
+        return "A single pass of A gave a standard that refuses the same of B in every program."
+    worse = ", ".join(more)
+    return f"After a single pass of A standard would have refused more of B in {len(more)} programs: {worse}."
 
 
 def _surface(measured: Sequence[Result]) -> list[str]:
