@@ -14,7 +14,7 @@ from autoprofile.report.text import Style, TextPage
 if TYPE_CHECKING:
     from autoprofile.learn import Completeness
 
-__all__ = ["completeness_text", "curve_text"]
+__all__ = ["completeness_facts", "completeness_text", "curve_text"]
 
 _POINTS = 8  # of the discovery curve in text
 _CALLS = 5  # of one run, as profiles keep them (learn/infer.py)
@@ -35,12 +35,10 @@ def _few(calls: list[str]) -> list[str]:
     return calls if len(calls) <= _CALLS else [*calls[:_CALLS], f"and {len(calls) - _CALLS} more"]
 
 
-def completeness_text(estimate: Completeness, style: Style) -> str:
-    """Return what the runs say about further ones; empty for a single run."""
+def completeness_facts(estimate: Completeness) -> list[tuple[str, str]]:
+    """Return what the runs say about further ones, as labelled texts; none for a single run."""
     if estimate.runs < 2 or estimate.unseen is None:
-        return ""
-    page = TextPage(style)
-    page.heading("how complete")
+        return []
     left_out = {
         one.run + 1: _few([text for text, _ in one.denials]) for one in estimate.left_out if one.denials
     }
@@ -53,5 +51,15 @@ def completeness_text(estimate: Completeness, style: Style) -> str:
         facts.append(("there are", f"at least {estimate.richness:.0f} distinct calls (Chao2)"))
     if estimate.lost:
         facts.append(("lost", f"{counted(estimate.lost, 'call')}: the chance is not smaller than that"))
+    return facts
+
+
+def completeness_text(estimate: Completeness, style: Style) -> str:
+    """Return these facts under a heading; empty for a single run."""
+    facts = completeness_facts(estimate)
+    if not facts:
+        return ""
+    page = TextPage(style)
+    page.heading("how complete")
     page.facts(facts)
     return page.render()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from autoprofile.report.completeness import completeness_facts
 from autoprofile.report.facts import call_rows, counted, profile_facts, program_rows, rule_rows, trace_facts
 from autoprofile.report.plots import Chart, trace_charts
 from autoprofile.report.summary import drift_summary, witness_text
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from autoprofile.drift import DriftRecord, DriftReport
+    from autoprofile.learn import Completeness
     from autoprofile.lint import Finding
     from autoprofile.observations import Trace
     from autoprofile.profile import Profile
@@ -90,8 +92,14 @@ def profile_page(profile: Profile, *, source: str, findings: Sequence[Finding] =
     return _render(page)
 
 
-def trace_page(trace: Trace, *, source: str) -> str:
-    """Return the page of a trace, with its discovery curve and its most frequent calls as charts."""
+def trace_page(trace: Trace, *, source: str, completeness: Completeness | None = None) -> str:
+    """Return the page of a trace, with its discovery curve and its most frequent calls as charts.
+
+    Args:
+        trace: what to show.
+        source: its file name.
+        completeness: what its runs say about further ones, when it has several.
+    """
     rows = call_rows(trace)
     failed = any(r.failed is not None for r in rows)
     columns = [_Column("calls", "number"), _Column("call", "call"), _Column("first", "number")]
@@ -127,7 +135,7 @@ def trace_page(trace: Trace, *, source: str) -> str:
             _Number(str(trace.process_count), "processes"),
             _Number(str(trace.ledger.total), "lost", "medium" if trace.ledger else "good"),
         ],
-        facts=trace_facts(trace),
+        facts=[*trace_facts(trace), *([] if completeness is None else completeness_facts(completeness))],
         sections=[programs, calls],
         charts=trace_charts(trace),
     )

@@ -55,7 +55,11 @@ def command(ctx: click.Context, file: Path, evidence: tuple[Path, ...], target: 
     elif evidence:
         raise UsageError(f"{file} is no profile", hint="evidence is compared with a profile: name that first")
     elif kind == "trace":
-        page = html.trace_page(read_trace(file), source=sources)
+        from autoprofile.learn import infer
+
+        trace = read_trace(file)
+        estimate = infer(trace).completeness if trace.observations and trace.meta.runs > 1 else None
+        page = html.trace_page(trace, source=sources, completeness=estimate)
     else:
         raise UsageError(
             f"{file} is an audit log", hint="compare it with its profile: autoprofile report P.yaml A.jsonl"
