@@ -225,6 +225,30 @@ print(seen, open("/proc/self/status").read().split("Seccomp:")[1].split()[0])
     assert done.stdout == "[77, 77, 77] 2\n", done.stderr
 
 
+def test_load_stacks_what_is_too_large_for_one_filter() -> None:
+    """A filter of more than 4096 instructions is installed as several, and they mean it together."""
+    done = run_python(
+        """
+import ctypes
+from autoprofile import Action, Arg, Filter
+f = Filter(default=Action.ALLOW)
+values = [n * 0x1_0000_0007 for n in range(1300)]
+f.add_rule("getuid", Action.errno(77), Arg(0, "in", values, width=64))
+f.add_rule("getgid", Action.errno(78), Arg(1, "in", values[1:], width=64))
+f.load()
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.argtypes = [ctypes.c_long] * 3
+def tried(nr, *args):
+    return ctypes.get_errno() if libc.syscall(nr, *args) < 0 else 0
+print([tried(102, values[n], 0) for n in (0, 700, 1299)], tried(102, values[5] + 1, 0))
+print([tried(104, 0, values[n]) for n in (1, 700, 1299)], tried(104, 0, 0), tried(104, values[3], 0))
+print(open("/proc/self/status").read().split("Seccomp_filters:")[1].split()[0])
+"""
+    )
+    assert done.stdout.splitlines()[:2] == ["[77, 77, 77] 0", "[78, 78, 78] 0 0"], done.stderr
+    assert int(done.stdout.splitlines()[2]) >= 2
+
+
 def test_the_readme_rule_lets_files_be_read_only() -> None:
     """A masked comparison on open flags refuses writing and keeps reading, as documented."""
     done = run_python(
