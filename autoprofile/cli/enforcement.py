@@ -212,10 +212,9 @@ class Enforcement:
 
     @contextmanager
     def _publishing(self, output: Output) -> Iterator[None]:
-        with self._supervision.new_metrics() as metrics:
-            self._metrics = metrics
-            if metrics is not None and metrics.port is not None:
-                output.note(f"metrics at port {metrics.port}")
+        from autoprofile.cli.supervision import new_metrics
+
+        with new_metrics(self._supervision.metrics, output) as self._metrics:
             yield
 
     def _is_open(self, arch: str, nr: int, args: Sequence[int]) -> bool:

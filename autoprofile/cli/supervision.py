@@ -7,7 +7,7 @@ Nothing here loads a heavy library unless its option is given.
 from __future__ import annotations
 
 import re
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,8 +16,7 @@ import click
 from autoprofile.cli.options import ExistingFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from autoprofile.cli.output import Output
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from autoprofile.enforce.metrics import Metrics
     from autoprofile.profile import Profile
 
-__all__ = ["Supervision", "supervision_options"]
+__all__ = ["Supervision", "new_metrics", "supervision_options"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -195,14 +194,20 @@ class Supervision:
             on_trouble=output.warn,
         )
 
-    def new_metrics(self) -> AbstractContextManager[Metrics | None]:
-        """Return what publishes counters while entered; it yields None where none were asked for.
 
-        Raises:
-            AutoprofileError: prometheus_client is missing.
-        """
-        if self.metrics is None:
-            return nullcontext(None)
-        from autoprofile.enforce.metrics import Metrics, parse_metrics_target
+@contextmanager
+def new_metrics(where: str | None, output: Output) -> Iterator[Metrics | None]:
+    """Publish counters while entered; yields None where none were asked for.
 
-        return Metrics(parse_metrics_target(self.metrics))
+    Raises:
+        AutoprofileError: prometheus_client is missing, or it cannot be published there.
+    """
+    if where is None:
+        yield None
+        return
+    from autoprofile.enforce.metrics import Metrics, parse_metrics_target
+
+    with Metrics(parse_metrics_target(where)) as metrics:
+        if metrics.port is not None:
+            output.note(f"metrics at port {metrics.port}")
+        yield metrics

@@ -18,6 +18,7 @@ from autoprofile.errors import MachineError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from autoprofile.enforce.metrics import Sample
     from autoprofile.profile import Profile
     from autoprofile.trace.ebpf.counts import Count
     from autoprofile.trace.ebpf.watching import Watch
@@ -189,6 +190,17 @@ class Refusals:
         """Return all records, the refused first, by program and call."""
         order = ("kind", "program", "arch", "nr")
         return sorted(self._known.values(), key=lambda r: (*(r[name] for name in order), repr(r["args"])))
+
+    def sample(self, lost: int) -> Sample:
+        """Return the counters as metrics."""
+        from autoprofile.enforce.metrics import Sample
+
+        calls: dict[tuple[str, str, str, str, str], int] = {}
+        for record in self._known.values():
+            event, action = ("deny", record["returned"]) if record["kind"] == "refused" else ("log", "allow")
+            key = (event, str(record["syscall"]), record["arch"], str(action), "kernel")
+            calls[key] = calls.get(key, 0) + int(record["count"])
+        return Sample(calls, lost)
 
     def total(self, kind: str) -> int:
         """Return the number of calls of one kind, "refused" or "unlisted"."""

@@ -1,7 +1,7 @@
-"""Counters of supervised runs in the Prometheus text format, in a file or at an HTTP address.
+"""Counters of supervised and watched runs in the Prometheus text format, in a file or at an HTTP address.
 
-Supervisors in, metrics out, through the official client library, which is optional and loaded only here. The
-numbers are read from the supervisors when they are asked for; the serving threads do nothing for them.
+`Sample`s in, metrics out, through the official client library, which is optional and loaded only here. The
+numbers are taken when they are asked for; the threads that serve a program do nothing for them.
 """
 
 from __future__ import annotations
@@ -16,14 +16,31 @@ from typing import TYPE_CHECKING, Any, Self
 from autoprofile.errors import AutoprofileError, MachineError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from autoprofile.enforce.supervise import NotifySupervisor
 
-__all__ = ["Metrics", "MetricsTarget", "parse_metrics_target"]
+__all__ = ["Metrics", "MetricsTarget", "Sample", "parse_metrics_target"]
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:/\[\]]*):(?P<port>\d{1,5})")
 _PERIOD_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The numbers of one run, now.
+
+    Args:
+        calls: (event, syscall, arch, action, by) to the number of calls that the profile does not allow.
+        lost: records, or calls, that were lost.
+        processes: ids of its live processes; None when they are not known.
+        is_up: whether it is still served or watched.
+    """
+
+    calls: Mapping[tuple[str, str, str, str, str], int]
+    lost: int = 0
+    processes: frozenset[int] | None = None
+    is_up: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +96,7 @@ class Metrics:
             ) from error
         self._client = prometheus_client
         self._target = target
-        self._supervisors: list[NotifySupervisor] = []
+        self._sources: list[Callable[[], Sample]] = []
         self._is_up = True
         self._done = threading.Event()
         self._writer: threading.Thread | None = None
@@ -91,7 +108,11 @@ class Metrics:
 
     def watch(self, supervisor: NotifySupervisor) -> None:
         """Count what a supervisor sees, from its start to the end of this."""
-        self._supervisors.append(supervisor)
+        self.add(lambda: _sample_of(supervisor))
+
+    def add(self, source: Callable[[], Sample]) -> None:
+        """Publish what `source` returns; it is called from another thread, whenever somebody asks."""
+        self._sources.append(source)
 
     def __enter__(self) -> Self:
         if self._target.path is not None:
@@ -124,21 +145,15 @@ class Metrics:
         """Yield the metric families (the collector protocol of prometheus_client)."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        up = GaugeMetricFamily("autoprofile_up", "1 while calls are answered, 0 once supervision has ended.")
-        failed = any(supervisor.error is not None for supervisor in self._supervisors)
-        up.add_metric([], float(self._is_up and not failed))
+        samples = [source() for source in tuple(self._sources)]
+        up = GaugeMetricFamily(
+            "autoprofile_up", "1 while calls are answered or watched, 0 once that has ended or failed."
+        )
+        up.add_metric([], float(self._is_up and all(sample.is_up for sample in samples)))
         yield up
         calls: Counter[tuple[str, str, str, str, str]] = Counter()
-        lost = 0
-        processes: set[int] = set()
-        for supervisor in tuple(self._supervisors):
-            for tally in supervisor.witness.tallies:
-                record = tally.record
-                calls[
-                    (record.event, record.syscall or str(record.nr), record.arch, record.action, record.by)
-                ] += tally.count
-            lost += supervisor.lost
-            processes |= _alive_below(supervisor.root)
+        for sample in samples:
+            calls.update(sample.calls)
         denials = CounterMetricFamily(
             "autoprofile_calls",
             "Calls that the profile does not allow, by what came of them: deny, kill, complain, log, allow.",
@@ -147,13 +162,15 @@ class Metrics:
         for labels, count in sorted(calls.items()):
             denials.add_metric(list(labels), count)
         yield denials
-        gauge = GaugeMetricFamily(
-            "autoprofile_supervised_processes", "Live processes of the command and its descendants."
-        )
-        gauge.add_metric([], len(processes))
-        yield gauge
+        known = [sample.processes for sample in samples if sample.processes is not None]
+        if known or not samples:
+            gauge = GaugeMetricFamily(
+                "autoprofile_supervised_processes", "Live processes of the command and its descendants."
+            )
+            gauge.add_metric([], len(frozenset().union(*known)))
+            yield gauge
         losses = CounterMetricFamily("autoprofile_lost_records", "Audit records that were lost.")
-        losses.add_metric([], lost)
+        losses.add_metric([], sum(sample.lost for sample in samples))
         yield losses
 
     def _keep_writing(self) -> None:
@@ -173,7 +190,16 @@ class Metrics:
             ) from error
 
 
-def _alive_below(root: int | None) -> set[int]:
+def _sample_of(supervisor: NotifySupervisor) -> Sample:
+    calls: Counter[tuple[str, str, str, str, str]] = Counter()
+    for tally in supervisor.witness.tallies:
+        record = tally.record
+        key = (record.event, record.syscall or str(record.nr), record.arch, record.action, record.by)
+        calls[key] += tally.count
+    return Sample(calls, supervisor.lost, _alive_below(supervisor.root), is_up=supervisor.error is None)
+
+
+def _alive_below(root: int | None) -> frozenset[int]:
     # Descendants that were orphaned have another parent by now and are not counted.
     found: set[int] = set()
     todo = [] if root is None else [root]
@@ -195,4 +221,4 @@ def _alive_below(root: int | None) -> set[int]:
                     todo += [int(child) for child in file.read().split()]
             except OSError:
                 continue
-    return found
+    return frozenset(found)

@@ -23,6 +23,7 @@ __all__ = ["command"]
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop watching then."
 )
+@click.option("--metrics", metavar="FILE|:PORT", help="Publish counters for Prometheus (:PORT on localhost).")
 @loader_option
 @json_option
 @click.pass_context
@@ -34,6 +35,7 @@ def command(
     container: str | None,
     unit: str | None,
     timeout: float | None,
+    metrics: str | None,
     as_json: bool,
 ) -> int:
     """Report live what a running workload is refused; exit with 3 on drift.
@@ -47,6 +49,7 @@ def command(
       autoprofile watch web.yaml --container web --timeout 60 --json
     """  # noqa: D301 - \b is click's own mark
     from autoprofile.cli.inputs import read_profile
+    from autoprofile.cli.supervision import new_metrics
     from autoprofile.cli.watching import Refusals, live, refusal_text
     from autoprofile.report.facts import counted
 
@@ -56,13 +59,19 @@ def command(
         raise click.UsageError("name what to watch: --pid, --cgroup, --container or --unit", ctx)
     refusals = Refusals(read_profile(profile))
     target = chosen.find()
-    with live(target, returns=True) as watch:
+    with live(target, returns=True) as watch, new_metrics(metrics, output) as published:
+        sample = refusals.sample(0)
+        if published is not None:
+            published.add(lambda: sample)
 
         def report() -> None:
+            nonlocal sample
             for record in refusals.update(watch, watch.counts()):
                 if not as_json:
                     output.data(refusal_text(record))
                     sys.stdout.flush()
+            if published is not None:
+                sample = refusals.sample(watch.lost)
 
         output.note(f"watching {target.name}; Ctrl-C ends the watch, not the target")
         watch.follow(timeout_s=timeout, on_tick=report)

@@ -144,6 +144,13 @@ class Watch:
         """Return everything counted so far."""
         return self._attached().counts()
 
+    @property
+    def lost(self) -> int:
+        """Return how many calls, processes and names were lost so far, as far as the probes know."""
+        ledger = LossLedger()
+        self._attached().add_losses(ledger)
+        return ledger.total
+
     def program_of(self, count: Count) -> str:
         """Return the path of the program that made a counted call."""
         return self._attached().files.program(count.file).path
