@@ -156,45 +156,44 @@ def test_redis_under_load_is_brought_under_a_profile(tmp_path: Path) -> None:
         print(f"{rounds} attaches, {3 * requests} commands, 0 errors")
 
 
-@pytest.mark.skipif(not LONG, reason="learns under load first; AUTOPROFILE_LONG=1 runs it")
-def test_nginx_is_brought_under_what_was_learned_of_it(tmp_path: Path) -> None:
-    """A profile that kills, learned of nginx under wrk, is put on another nginx under wrk: 0 failed requests."""
-    port, profile = free_port(), tmp_path / "learned.yaml"
-    learn = (sys.executable, "-m", "autoprofile", "learn", "--backend", "notify", "--level", "standard")
-    for _ in range(2):
-        with serving(NGINX, tmp_path, port, prefix=(*learn, "--merge", "-o", str(profile), "--")):
-            NGINX.drive(tmp_path, port)
-            requests_of(wrk(port, 5).communicate(timeout=TIMEOUT_S)[0])
-    with serving(NGINX, tmp_path, port) as nginx:
-        client = wrk(port, 15)
-        time.sleep(3)
-        done = autoprofile("enforce", profile, "--pid", nginx.pid)
-        assert done.returncode == 0, done.stderr
-        report, _ = client.communicate(timeout=TIMEOUT_S)
-        assert requests_of(report) > 0
-        print(f"learned, attached, {requests_of(report)} requests, 0 failed")
+if LONG:  # they learn under load first
 
+    def test_nginx_is_brought_under_what_was_learned_of_it(tmp_path: Path) -> None:
+        """A profile that kills, learned of nginx under wrk, is put on another nginx under wrk: 0 failed requests."""
+        port, profile = free_port(), tmp_path / "learned.yaml"
+        learn = (sys.executable, "-m", "autoprofile", "learn", "--backend", "notify", "--level", "standard")
+        for _ in range(2):
+            with serving(NGINX, tmp_path, port, prefix=(*learn, "--merge", "-o", str(profile), "--")):
+                NGINX.drive(tmp_path, port)
+                requests_of(wrk(port, 5).communicate(timeout=TIMEOUT_S)[0])
+        with serving(NGINX, tmp_path, port) as nginx:
+            client = wrk(port, 15)
+            time.sleep(3)
+            done = autoprofile("enforce", profile, "--pid", nginx.pid)
+            assert done.returncode == 0, done.stderr
+            report, _ = client.communicate(timeout=TIMEOUT_S)
+            assert requests_of(report) > 0
+            print(f"learned, attached, {requests_of(report)} requests, 0 failed")
 
-@pytest.mark.skipif(not LONG, reason="learns under load first; AUTOPROFILE_LONG=1 runs it")
-def test_redis_is_brought_under_what_was_learned_of_it(tmp_path: Path) -> None:
-    """A profile that kills, learned of redis, is put on another redis while clients use it: no error."""
-    port, profile = free_port(), tmp_path / "learned.yaml"
-    learn = (sys.executable, "-m", "autoprofile", "learn", "--backend", "notify", "--level", "standard")
-    benchmark = [need_program("redis-benchmark", "redis-tools"), "-p", str(port), "-c", "20", "-q"]
-    for _ in range(2):
-        with serving(REDIS, tmp_path, port, prefix=(*learn, "--merge", "-o", str(profile), "--")):
-            subprocess.run(
-                [*benchmark, "-n", "3000", "-t", "set,get,incr,lpush,lrange_100"],
-                check=True, timeout=TIMEOUT_S, capture_output=True,
+    def test_redis_is_brought_under_what_was_learned_of_it(tmp_path: Path) -> None:
+        """A profile that kills, learned of redis, is put on another redis while clients use it: no error."""
+        port, profile = free_port(), tmp_path / "learned.yaml"
+        learn = (sys.executable, "-m", "autoprofile", "learn", "--backend", "notify", "--level", "standard")
+        benchmark = [need_program("redis-benchmark", "redis-tools"), "-p", str(port), "-c", "20", "-q"]
+        for _ in range(2):
+            with serving(REDIS, tmp_path, port, prefix=(*learn, "--merge", "-o", str(profile), "--")):
+                subprocess.run(
+                    [*benchmark, "-n", "3000", "-t", "set,get,incr,lpush,lrange_100"],
+                    check=True, timeout=TIMEOUT_S, capture_output=True,
+                )  # fmt: skip
+        with serving(REDIS, tmp_path, port) as redis:
+            client = subprocess.Popen(
+                [*benchmark, "-n", "500000", "-t", "set,get,incr"],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             )  # fmt: skip
-    with serving(REDIS, tmp_path, port) as redis:
-        client = subprocess.Popen(
-            [*benchmark, "-n", "500000", "-t", "set,get,incr"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        time.sleep(2)
-        done = autoprofile("enforce", profile, "--pid", redis.pid)
-        assert done.returncode == 0, done.stderr
-        report, _ = client.communicate(timeout=TIMEOUT_S * 3)
-        assert client.returncode == 0, report
-        assert "rror" not in report, report
+            time.sleep(2)
+            done = autoprofile("enforce", profile, "--pid", redis.pid)
+            assert done.returncode == 0, done.stderr
+            report, _ = client.communicate(timeout=TIMEOUT_S * 3)
+            assert client.returncode == 0, report
+            assert "rror" not in report, report
