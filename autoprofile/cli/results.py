@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "TraceFile"]
 
+_LOCK_S = 30.0  # for others to finish with the profile
 _TRIES = 20  # of merging into a file that somebody keeps writing to
 
 
@@ -312,6 +314,22 @@ def _rescued(path: Path, save: Callable[[Path], object], error: AutoprofileError
     )
 
 
+def _lock(handle: int) -> bool:
+    # A merge takes a second. Whoever holds the file much longer is no learner, and must not hold this one up.
+    end_s = time.monotonic() + _LOCK_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end_s:
+                return False
+            time.sleep(0.05)
+        except OSError:
+            return False
+        else:
+            return True
+
+
 def _is_still(path: Path, handle: int) -> bool:
     try:
         return os.path.samestat(os.fstat(handle), path.stat())
@@ -331,12 +349,7 @@ def _locked(path: Path) -> Iterator[None]:
             yield  # the reader says what is wrong with it
             return
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            except OSError:
-                yield
-                return
-            if _is_still(path, handle):
+            if not _lock(handle) or _is_still(path, handle):
                 yield
                 return
         finally:
