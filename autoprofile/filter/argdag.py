@@ -65,7 +65,11 @@ class ArgumentCompiler:
         found = self._built.get(decision)
         if found is None:
             words = _words(decision)
-            if len(words) > 3 or len(decision.cases) > _FEW_CASES:
+            # A word that has to be the same whatever else holds costs every answer one test, first or last.
+            alike = [word for word in words if len({_half(case, word) for case in decision.cases}) == 1]
+            if alike:
+                words = alike[:1]
+            elif len(words) > 3 or len(decision.cases) > _FEW_CASES:
                 words = [min(words, key=lambda w: (self._disorder(weighted, w), w))]
             options = [self._by_word(weighted, word) for word in words]
             found = self._built[decision] = min(options, key=lambda o: o[1])

@@ -258,6 +258,8 @@ class _Planner:
         self._to = [[0.0] * size for _ in range(size)]
         self._first: dict[tuple[int, int], int | None] = {}
         self._order: dict[tuple[int, int], list[int]] = {}
+        singles = (x for x, item in enumerate(self._hot) if item.low == item.high)
+        self._heaviest_first = sorted(singles, key=lambda x: (-self._hot[x].weight, x))
         self._fill()
 
     def _fill(self) -> None:
@@ -273,6 +275,8 @@ class _Planner:
                 cost, first = float("inf"), None
                 if j - i == 1:
                     cost = weight * (1 if is_single[i] else self._sides(i, i, j))
+                elif j - i == 2 and is_single[i] and is_single[i + 1]:
+                    cost = weight + weight - heaviest  # one after the other
                 elif heaviest >= _REMOVED_FROM * weight or (j - i == 2 and heaviest >= 0):
                     cost = weight + self._best(i, j, 1)[0]
                 if j - i > 1 and heaviest <= _REMOVED_ABOVE * weight:
@@ -287,8 +291,7 @@ class _Planner:
         # The single numbers among the hot ranges i to j-1, the heaviest first.
         found = self._order.get((i, j))
         if found is None:
-            singles = [x for x in range(i, j) if self._hot[x].low == self._hot[x].high]
-            found = self._order[i, j] = sorted(singles, key=lambda x: (-self._hot[x].weight, x))
+            found = self._order[i, j] = [x for x in self._heaviest_first if i <= x < j]
         return found
 
     def _best(self, i: int, j: int, h: int) -> _Step:
@@ -306,6 +309,8 @@ class _Planner:
         if left == 1:
             # One number is told from all others by one test, a range by one for each side where others are.
             cost = weight * (1 if h < len(singles) else self._sides(self._last(i, j, h), i, j))
+        elif left == 2 and h + 1 < len(singles):
+            cost = weight + self._hot[singles[h + 1]].weight  # one after the other
         elif left:
             heaviest = self._hot[singles[h]].weight if h < len(singles) else -1.0
             cost = float("inf")
