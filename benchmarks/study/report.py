@@ -82,6 +82,8 @@ def tables(results: Sequence[Result], calibration: Sequence[Calibration], facts:
     lines = [
         "Measured with " + ", ".join(f"{name} {value}" for name, value in facts.items()) + ".",
         "",
+        *_short(measured, calibration),
+        "",
         "### Strict replays A, standard survives B",
         "",
         _row(
@@ -109,7 +111,7 @@ def tables(results: Sequence[Result], calibration: Sequence[Calibration], facts:
         ("held-out set", [r for r in measured if r.is_held_out]),
         ("all", measured),
     ):
-        lines.append(_row(name, "", "", "", *[""] * 4, f"{sum(r.b_holds for r in chosen)} of {len(chosen)}"))
+        lines.append(_row(name, "", "", "", *[""] * 4, _holding(chosen)))
     lines += ["", "What standard refused of B:", ""]
     for r in measured:
         calls = {**r.b_traced, **r.b_denials}
@@ -123,6 +125,32 @@ def tables(results: Sequence[Result], calibration: Sequence[Calibration], facts:
     lines += ["", "### Attack surface", "", *_surface(measured)]
     lines += ["", "### Calibration", "", *_calibration(calibration), "", *_foretold(measured)]
     return "\n".join(lines) + "\n"
+
+
+def _short(measured: Sequence[Result], calibration: Sequence[Calibration]) -> list[str]:
+    replays = sum(r.replays for r in measured)
+    good = replays - sum(r.replays_refused for r in measured)
+    least = min((r.surface["standard"]["refused_unused"] for r in measured), default=0.0)
+    held_out = _holding([r for r in measured if r.is_held_out])
+    lines = [
+        f"* strict: {good} of {replays} replays of A met no denial;",
+        f"* standard: B holds for {_holding(measured)} programs, {held_out} of those held out;",
+        f"* standard refuses at least {least:.1%} of the primitives that the program does not use;",
+    ]
+    for level in ("strict", "standard"):
+        own = [c for c in calibration if c.level == level]
+        if own:
+            predicted, seen = _mean([c.predicted for c in own]), _mean([c.seen for c in own])
+            bound = sum(c.seen <= c.upper for c in own)
+            lines.append(
+                f"* {level}: predicted {predicted:.2f} of the other tasks to be refused something, seen"
+                f" {seen:.2f}, below the upper bound in {bound} of {len(own)} cases;"
+            )
+    return [*lines[:-1], lines[-1].rstrip(";") + "."]
+
+
+def _holding(results: Sequence[Result]) -> str:
+    return f"{sum(r.b_holds for r in results)} of {len(results)}"
 
 
 def _single(measured: Sequence[Result]) -> str:
