@@ -87,13 +87,15 @@ def thread_state(tid: int) -> ThreadState:
 
 
 def unlike_threads(pid: int) -> tuple[int, ...]:
-    """Return the other threads of a process that are filtered otherwise: another mode, or another count."""
-    mine, unlike = thread_state(pid)[:2], []
-    for name in sorted(int(p.name) for p in _tasks(pid)):
+    """Return the other threads of a process that are filtered otherwise: another mode, or another count.
+
+    None of a process that has ended.
+    """
+    states: dict[int, tuple[str, int | None]] = {}
+    for tid in (int(task.name) for task in _tasks(pid)):
         with suppress(AutoprofileError):  # it has ended meanwhile
-            if name != pid and thread_state(name)[:2] != mine:
-                unlike.append(name)
-    return tuple(unlike)
+            states[tid] = thread_state(tid)[:2]
+    return tuple(tid for tid in sorted(states) if pid in states and states[tid] != states[pid])
 
 
 def _tasks(pid: int) -> list[Path]:

@@ -249,3 +249,15 @@ def test_several_raw_filters_go_to_numbered_files(tmp_path):
         document = json.loads(autoprofile(*run, "--json", cwd=tmp_path).stdout)
         assert [f["length"] for f in document["filters"]] == [len(FIRST) // 8, len(SECOND) // 8]
         assert Program.from_bytes(FIRST).simulate_ret("x86_64", 0) == ALLOW
+
+
+@needs_filters_to_be_readable
+def test_a_process_that_ends_right_after_was_still_read():
+    """A thread that is gone when its siblings are looked at has none that differ."""
+    with running(_WAIT, FIRST.hex()) as process:
+        assert len(dump.installed_filters(process.pid)) == 1
+        process.kill()
+        process.wait(timeout=60)
+        assert dump.unlike_threads(process.pid) == ()
+        with pytest.raises(AutoprofileError, match="there is no process"):
+            dump.installed_filters(process.pid)
