@@ -13,11 +13,20 @@ from autoprofile.report.text import Style, TextPage
 
 if TYPE_CHECKING:
     from autoprofile.learn import Completeness
+    from autoprofile.observations import Trace
 
-__all__ = ["completeness_facts", "completeness_text", "curve_text"]
+__all__ = ["completeness_facts", "completeness_text", "curve_text", "estimate_of", "over_time_text"]
 
 _POINTS = 8  # of the discovery curve in text
 _CALLS = 5  # of one run, as profiles keep them (learn/infer.py)
+
+
+def estimate_of(trace: Trace) -> Completeness | None:
+    """Return how complete a trace is at level strict; None when it holds no call that can be learned from."""
+    from autoprofile.abi.arch import ARCHES
+    from autoprofile.learn import infer
+
+    return infer(trace).completeness if any(o.arch in ARCHES for o in trace.observations) else None
 
 
 def curve_text(points: tuple[tuple[int, float], ...]) -> str:
@@ -35,18 +44,35 @@ def _few(calls: list[str]) -> list[str]:
     return calls if len(calls) <= _CALLS else [*calls[:_CALLS], f"and {len(calls) - _CALLS} more"]
 
 
+def over_time_text(points: tuple[tuple[float, int], ...]) -> str:
+    """Return when the first run showed half of its distinct calls, nine tenths, and the last new one."""
+    total = points[-1][1]
+    marks = [next(at for at, calls in points if calls * 10 >= total * share) for share in (5, 9)]
+    half, most = (f"{at:.3g} s" for at in marks)
+    return (
+        f"of {total} in the first run, half had come after {half}, nine in ten after {most},"
+        f" the last new one after {points[-1][0]:.3g} s"
+    )
+
+
 def completeness_facts(estimate: Completeness) -> list[tuple[str, str]]:
-    """Return what the runs say about further ones, as labelled texts; none for a single run."""
-    if estimate.runs < 2 or estimate.unseen is None:
-        return []
-    left_out = {
-        one.run + 1: _few([text for text, _ in one.denials]) for one in estimate.left_out if one.denials
-    }
-    facts = [
-        ("another run", f"needs something unseen with a chance of {estimate.unseen:.1%}"),
-        ("left out", left_out_text(left_out, estimate.runs)),
-        ("discovery", f"distinct calls: {curve_text(estimate.discovery)}"),
-    ]
+    """Return what the runs say about further ones, as labelled texts."""
+    facts = []
+    if estimate.unseen is None:
+        facts.append(
+            ("another run", "unknown: one run says nothing about others (learn --runs, --until-stable)")
+        )
+    else:
+        left_out = {
+            one.run + 1: _few([text for text, _ in one.denials]) for one in estimate.left_out if one.denials
+        }
+        facts += [
+            ("another run", f"needs something unseen with a chance of {estimate.unseen:.1%}"),
+            ("left out", left_out_text(left_out, estimate.runs)),
+            ("discovery", f"distinct calls: {curve_text(estimate.discovery)}"),
+        ]
+    if estimate.discovery_time:
+        facts.append(("over time", over_time_text(estimate.discovery_time)))
     if estimate.richness is not None:
         facts.append(("there are", f"at least {estimate.richness:.0f} distinct calls (Chao2)"))
     if estimate.lost:
@@ -55,11 +81,8 @@ def completeness_facts(estimate: Completeness) -> list[tuple[str, str]]:
 
 
 def completeness_text(estimate: Completeness, style: Style) -> str:
-    """Return these facts under a heading; empty for a single run."""
-    facts = completeness_facts(estimate)
-    if not facts:
-        return ""
+    """Return these facts under a heading."""
     page = TextPage(style)
     page.heading("how complete")
-    page.facts(facts)
+    page.facts(completeness_facts(estimate))
     return page.render()

@@ -55,11 +55,10 @@ def command(ctx: click.Context, file: Path, evidence: tuple[Path, ...], target: 
     elif evidence:
         raise UsageError(f"{file} is no profile", hint="evidence is compared with a profile: name that first")
     elif kind == "trace":
-        from autoprofile.learn import infer
+        from autoprofile.report.completeness import estimate_of
 
         trace = read_trace(file)
-        estimate = infer(trace).completeness if trace.observations and trace.meta.runs > 1 else None
-        page = html.trace_page(trace, source=sources, completeness=estimate)
+        page = html.trace_page(trace, source=sources, completeness=estimate_of(trace))
     else:
         raise UsageError(
             f"{file} is an audit log", hint="compare it with its profile: autoprofile report P.yaml A.jsonl"

@@ -61,18 +61,17 @@ def command(ctx: click.Context, file: Path, show_all: bool, unobserved: str, as_
 
 
 def _show_trace(output: Output, trace: Trace, as_json: bool, *, title: str, limit: int) -> None:
-    from autoprofile.learn import infer
     from autoprofile.report import summary
-    from autoprofile.report.completeness import completeness_text
+    from autoprofile.report.completeness import completeness_text, estimate_of
 
-    estimate = infer(trace).completeness if trace.observations and trace.meta.runs > 1 else None
+    estimate = estimate_of(trace)
     if as_json:
         known = {} if estimate is None else {"completeness": estimate.to_dict()}
         output.json("trace", {**summary.trace_document(trace), **known})
         return
     output.data(summary.trace_text(trace, output.style(), title=title, limit=limit))
     if estimate is not None:
-        output.data(completeness_text(estimate, output.style()))
+        output.data("\n" + completeness_text(estimate, output.style()))
 
 
 def _show_profile(output: Output, profile: Profile, unobserved: str, as_json: bool, *, title: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autoprofile.learn import infer, learn
 from autoprofile.report import html
-from autoprofile.report.completeness import completeness_facts, completeness_text, curve_text
+from autoprofile.report.completeness import completeness_facts, completeness_text, curve_text, estimate_of
 from autoprofile.report.facts import left_out_text
 from autoprofile.report.text import Style
 from autoprofile.report.unobserved import observed_only, unobserved_document, unobserved_only, unobserved_text
@@ -28,9 +28,14 @@ def test_the_run_that_would_have_met_denials_is_told_with_them():
     assert dict(completeness_facts(estimate))["another run"].endswith("25.0%")
 
 
-def test_one_run_says_nothing():
-    """There is no estimate, so there is no text."""
-    assert completeness_text(infer(trace_of(observed("read"))).completeness, STYLE) == ""
+def test_one_run_says_nothing_of_others_and_when_its_calls_came():
+    """There is no estimate; how discovery went over time there is."""
+    calls = [observed("read", first_ns=1_000_000), observed("write", first_ns=2_000_000)]
+    estimate = infer(trace_of(*calls, observed("close", first_ns=3_000_000_000))).completeness
+    facts = dict(completeness_facts(estimate))
+    assert facts["another run"].startswith("unknown: one run")
+    assert "half had come after 0.002 s" in facts["over time"]
+    assert facts["over time"].endswith("the last new one after 3 s")
 
 
 def test_the_page_of_a_trace_tells_it_too():
@@ -70,3 +75,9 @@ def test_unobserved_rules_are_told_apart_and_grouped_by_reason():
     text = unobserved_text(profile, STYLE)
     assert "baseline: a thread ends through it" in text
     assert f"{len(added.rules)} rules of {len(profile.rules)}" in text
+
+
+def test_a_trace_that_nothing_can_be_learned_from_has_no_estimate():
+    """It is shown all the same."""
+    assert estimate_of(trace_of()) is None
+    assert estimate_of(_trace()) == infer(_trace()).completeness
