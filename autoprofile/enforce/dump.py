@@ -68,7 +68,7 @@ def thread_state(tid: int) -> ThreadState:
     """Say what a thread's seccomp mode is, without touching it.
 
     Raises:
-        AutoprofileError: there is no such process or thread.
+        AutoprofileError: there is no such process or thread, or it has ended.
     """
     try:
         text = Path(f"/proc/{tid}/status").read_text(errors="replace")
@@ -77,6 +77,11 @@ def thread_state(tid: int) -> ThreadState:
             raise AutoprofileError(f"there is no process {tid}") from None
         raise AutoprofileError(f"cannot read: {error.strerror}", where=f"/proc/{tid}/status") from error
     fields = {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
+    if fields.get("State", "")[:1] in ("Z", "X"):
+        raise AutoprofileError(
+            f"process {tid} has ended, or its main thread has",
+            hint=f"threads that still run are in /proc/{tid}/task; each has filters of its own",
+        )
     if "Seccomp" not in fields:
         raise MachineError("this kernel has no seccomp", hint="it was built without CONFIG_SECCOMP")
     count = fields.get("Seccomp_filters")

@@ -257,6 +257,9 @@ def test_a_process_that_ends_right_after_was_still_read():
     with running(_WAIT, FIRST.hex()) as process:
         assert len(dump.installed_filters(process.pid)) == 1
         process.kill()
+        wait_until(lambda: state_of(process.pid) == "Z")
+        with pytest.raises(AutoprofileError, match="has ended"):
+            dump.installed_filters(process.pid)
         process.wait(timeout=60)
         assert dump.unlike_threads(process.pid) == ()
         with pytest.raises(AutoprofileError, match="there is no process"):
