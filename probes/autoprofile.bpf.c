@@ -132,13 +132,6 @@ static __always_inline __u32 program_of(__u64 task, __u32 tgid)
 
 /* -------------------------------------------------------------------------------------------- membership */
 
-static __always_inline struct config *config_of(void)
-{
-	__u32 zero = 0;
-
-	return LOOKUP(configs, &zero);
-}
-
 static __always_inline int is_in_cgroup(struct config *config)
 {
 	return bpf_get_current_ancestor_cgroup_id(config->cgroup_level) == config->cgroup_id;
@@ -181,8 +174,11 @@ static __always_inline int enter(regs_t regs, __u32 nr, __u32 flags)
 {
 	struct thread *thread = thread_at(regs);
 
-	if (!thread)
+	if (!thread) {
+		if (is_stranger(regs))
+			return 0;
 		thread = find_caller(regs);
+	}
 	if (!thread)
 		thread = adopt_caller();
 	if (thread)
@@ -230,8 +226,11 @@ PROBE(sys_exit, "sys_exit")
 	__s64 ret = ARGUMENT(1);
 	struct thread *thread = thread_at(regs);
 
-	if (!thread)
+	if (!thread) {
+		if (is_stranger(regs))
+			return 0;
 		thread = find_caller(regs);
+	}
 	if (!thread) {
 		/* It may never be seen at sys_enter: whoever is refused its first call here ends. */
 		thread = adopt_caller();
@@ -249,7 +248,7 @@ PROBE(sys_exit, "sys_exit")
 
 PROBE(sched_process_fork, "sched_process_fork")
 {
-	on_fork(read_task_pid(ARGUMENT(0)), read_task_pid(ARGUMENT(1)));
+	on_fork(read_task_pid(ARGUMENT(0)), read_task_pid(ARGUMENT(1)), read_task_stack(ARGUMENT(1)));
 	return 0;
 }
 
@@ -333,6 +332,7 @@ QUESTION(ask)
 		thread->program = ARGUMENT(2);
 		thread->process = ARGUMENT(3);
 		thread->flags = ARGUMENT(4);
+		begin_era();
 		return ANSWER_FOLLOWED;
 	case ASK_FORGET:
 		return forget(subject);

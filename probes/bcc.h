@@ -73,6 +73,11 @@ static __always_inline __u32 half_of(regs_t regs)
 	return regs;
 }
 
+static __always_inline __u64 distance_of(regs_t regs, void *from)
+{
+	return regs;
+}
+
 static __always_inline __u32 nr_of(regs_t regs)
 {
 	__u64 nr = 0;

@@ -226,6 +226,12 @@ static __always_inline __u32 half_of(regs_t regs)
 	return half;
 }
 
+/* The address less another one that stays the same: the difference of two pointers is the number the verifier allows. */
+static __always_inline __u64 distance_of(regs_t regs, void *from)
+{
+	return (__u64)regs - (__u64)from;
+}
+
 static __always_inline __u32 nr_of(regs_t regs)
 {
 	return regs->orig_ax;

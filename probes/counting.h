@@ -28,6 +28,13 @@ static __always_inline struct totals *totals_of(void)
 	return LOOKUP(totals, &zero);
 }
 
+static __always_inline struct config *config_of(void)
+{
+	__u32 zero = 0;
+
+	return LOOKUP(configs, &zero);
+}
+
 static __always_inline __u32 arch_of(__u32 status, __u32 nr)
 {
 	if (status & TS_COMPAT)
@@ -60,9 +67,11 @@ static __always_inline void read_args_at(__u64 *args, __u64 regs, __u32 arch)
 
 /* ---------------------------------------------------------------------------------------------- members */
 
+#define HASHED(half) (((half) * 0x9E3779B1u) >> (32 - PLACE_BITS)) /* Knuth's multiplicative hash */
+
 static __always_inline __u32 place_of(regs_t regs)
 {
-	return (half_of(regs) * 0x9E3779B1u) >> (32 - PLACE_BITS); /* Knuth's multiplicative hash */
+	return HASHED(half_of(regs));
 }
 
 /* The caller, if it is where its registers say. */
@@ -79,6 +88,46 @@ static __always_inline struct thread *thread_at(regs_t regs)
 	return thread && thread->regs == (__u64)regs ? thread : 0;
 }
 
+/* Strangers are remembered, too: most calls of a machine are theirs, and finding out twice by id costs more than counting.
+ *
+ * Registers lie at the same place of every stack, and stacks (THREAD_SIZE in arch/x86/include/asm/page_64_types.h) are
+ * multiples of 16384: the bits below say nothing, and hold the era instead. One word, so that it is never half another's.
+ */
+#define ERAS 16384ULL
+
+static __always_inline __u64 stranger_of(regs_t regs, struct totals *all)
+{
+	return (distance_of(regs, all) & -ERAS) | (all->era & (ERAS - 1));
+}
+
+static __always_inline int is_stranger(regs_t regs)
+{
+	__u32 place = place_of(regs);
+	__u64 *found = LOOKUP(strangers, &place);
+	struct totals *all = totals_of();
+
+	return found && all && *found == stranger_of(regs, all) && all->era < ERAS;
+}
+
+/* The registers that are known to lie at this address of a stack become a member's. */
+static __always_inline void forget_stranger(__u64 regs)
+{
+	__u32 place = HASHED((__u32)regs);
+	__u64 *found = LOOKUP(strangers, &place);
+
+	if (found)
+		*found = 0;
+}
+
+/* Nobody is known as a stranger any more. */
+static __always_inline void begin_era(void)
+{
+	struct totals *all = totals_of();
+
+	if (all && all->era < ERAS)
+		ADD(&all->era, 1);
+}
+
 static __always_inline struct thread *thread_of(__u32 tid)
 {
 	__u32 *found = LOOKUP(threads, &tid), at;
@@ -93,12 +142,24 @@ static __always_inline struct thread *thread_of(__u32 tid)
 APART struct thread *find_caller(regs_t regs)
 {
 	__u32 tid = bpf_get_current_pid_tgid(), place = place_of(regs), at;
-	__u32 *found = LOOKUP(threads, &tid), *kept;
 	struct totals *all = totals_of();
+	struct config *config = config_of();
 	struct thread *thread;
+	__u32 *found, *kept;
+	__u64 word, *known;
 
-	if (!found || !all)
+	if (!all || !config)
 		return 0;
+	/* Of the era before it is looked for: who becomes a member meanwhile begins another. */
+	word = stranger_of(regs, all);
+	found = LOOKUP(threads, &tid);
+	if (!found) {
+		known = LOOKUP(strangers, &place);
+		/* Whoever enters a cgroup can be a member from then on, and nobody tells. */
+		if (known && !(config->flags & CONFIG_CGROUP))
+			*known = word;
+		return 0;
+	}
 	at = *found;
 	thread = LOOKUP(members, &at);
 	kept = LOOKUP(places, &place);
@@ -570,9 +631,10 @@ APART struct thread *new_member(__u32 tid)
 	return thread;
 }
 
-static __always_inline void on_fork(__u32 parent_tid, __u32 child_tid)
+static __always_inline void on_fork(__u32 parent_tid, __u32 child_tid, __u64 child_stack)
 {
 	struct thread *parent = thread_of(parent_tid), *child;
+	struct totals *all;
 
 	if (!parent)
 		return;
@@ -581,6 +643,11 @@ static __always_inline void on_fork(__u32 parent_tid, __u32 child_tid)
 		return;
 	child->program = parent->program;
 	child->process = parent->process;
+	all = totals_of();
+	if (all && all->regs_at)
+		forget_stranger(child_stack + all->regs_at); /* that had the stack before */
+	else
+		begin_era();
 }
 
 /* A member's process runs another program now. The execve itself is still counted for the old one. */
@@ -610,6 +677,7 @@ APART struct thread *adopt(__u32 tid, __u32 tgid)
 
 	if (!leader)
 		leader = new_member(tgid);
+	begin_era();
 	if (tid == tgid || !leader)
 		return leader;
 	if (leader->flags & THREAD_NEWBORN)

@@ -6,6 +6,7 @@ HASH_MAP(threads, __u32, __u32, 8192, 0) /* id -> place in `members` */
 ARRAY_MAP(members, struct thread, 8192)
 STACK_MAP(spare, __u32, 8192) /* places in `members` that are free again */
 ARRAY_MAP(places, __u32, 16384) /* address of registers, hashed -> place in `members`, perhaps another thread's */
+ARRAY_MAP(strangers, __u64, 16384) /* address of registers, hashed -> that they are no member's */
 HASH_MAP(processes, __u32, struct process, 4096, 0)
 HASH_MAP(cells, struct cell_key, struct cell, 16384, 0)
 HASH_MAP(plain, __u64, struct cell, 4096, 0)

@@ -147,6 +147,7 @@ struct totals {
 	__u64 next_member; /* members from here on were never used */
 	__u64 processes;
 	__u64 regs_at; /* where a thread's registers are on its stack; 0: not known yet */
+	__u64 era;     /* of `strangers`: the next begins when somebody who ran before becomes a member */
 	__s64 live; /* threads born or adopted, less those that ended; negative when the loader's own end */
 	__u64 cells_full;   /* calls not counted */
 	__u64 threads_full; /* births not followed */

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections import Counter
 
 import pytest
@@ -12,6 +13,7 @@ from autoprofile.abi import display_name
 from autoprofile.observations import Trace
 from autoprofile.observations.classes import Pointer, Size, classes_from_text
 from autoprofile.trace.ebpf import EbpfSource
+from autoprofile.trace.ebpf.probes import Probes
 from autoprofile.trace.ebpf.watching import Watch
 from autoprofile.trace.source import Command, source_named
 from autoprofile.trace.targets import pid_target
@@ -22,6 +24,7 @@ pytestmark = [pytest.mark.ebpf, pytest.mark.usefixtures("loader")]
 # both do it twenty times.
 RUNS = {"core": 20, "bcc": int(os.environ.get("AUTOPROFILE_EXACT_RUNS", "2"))}
 
+SHELL, TRUE = os.path.realpath("/bin/sh"), os.path.realpath("/bin/true")
 PARTS = ("threads", "chain", "daemon", "swap", "compat", "sleepers", "forks=211")
 
 
@@ -208,3 +211,33 @@ def test_counting_at_entry_alone_gives_the_same_counts(tracee):
         shell.wait(timeout=10)
     assert counted(trace) == truth_of(tracee("census"), *PARTS)
     assert {(o.ok, o.failed, o.last_return) for o in trace.observations} == {(None, None, None)}
+
+
+def test_a_stranger_that_becomes_a_member_is_counted():
+    """Who is known to be nobody's is looked at again once it is followed, its children too."""
+    script = "echo ready; while :; do /bin/true; done"
+    busy = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True)
+    probes = Probes()
+    try:
+        probes.attach()
+        assert busy.stdout is not None
+        assert busy.stdout.readline() == "ready\n"
+        _comes_true(lambda: any(probes._maps["strangers"].items()[1]))
+        assert probes.seed(busy.pid, busy.pid)
+        _comes_true(
+            lambda: (
+                probes.consume()
+                or {probes.files.program(c.file).path for c in probes.counts()} >= {SHELL, TRUE}
+            )
+        )
+    finally:
+        probes.close()
+        busy.kill()
+        busy.wait(timeout=60)
+
+
+def _comes_true(condition) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

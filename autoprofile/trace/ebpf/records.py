@@ -190,7 +190,7 @@ class Totals(ctypes.Structure):
     """Counters of everything, and the losses."""
 
     _fields_ = (
-        *_u64("next_file", "next_cell", "next_process", "next_member", "processes", "regs_at"),
+        *_u64("next_file", "next_cell", "next_process", "next_member", "processes", "regs_at", "era"),
         ("live", ctypes.c_int64),
         *_u64("cells_full", "threads_full", "seen_full", "files_full", "ring_full"),
     )
@@ -223,6 +223,7 @@ SIZES: Final = {
     "members": (4, ctypes.sizeof(Thread)),
     "spare": (0, 4),
     "places": (4, 4),
+    "strangers": (4, 8),
     "processes": (4, ctypes.sizeof(Process)),
     "cells": (KEY_BYTES, ctypes.sizeof(Cell)),
     "plain": (8, ctypes.sizeof(Cell)),
