@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Attaching"]
 
 _WAIT_S = 0.5
+_SHOWN = 4  # sizes of filters
 
 
 class Attaching:
@@ -97,8 +98,12 @@ class Attaching:
             count = attachment.filters_before
             below = f", on top of {count} filter{'' if count == 1 else 's'}"
             if attachment.foreign is not None:
-                sizes = " and ".join(str(len(p)) for p in attachment.foreign)
-                below += f" ({sizes} instructions; see them with: autoprofile dump --pid {attachment.pid})"
+                sizes = [str(len(p)) for p in attachment.foreign[:_SHOWN]]
+                more = ", …" if len(attachment.foreign) > _SHOWN else ""
+                below += (
+                    f" ({', '.join(sizes)}{more} instructions;"
+                    f" see them with: autoprofile dump --pid {attachment.pid})"
+                )
         self._output.note(f"process {name}: {threads} filtered{below}")
         self._output.detail(f"it stood still for {attachment.stopped_s * 1e3:.1f} ms")
         if attachment.listener is None or self._new_supervisor is None:

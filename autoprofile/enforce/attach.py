@@ -279,6 +279,7 @@ class _Attempt:
                 if request.new_listener and not injection.is_suspended:
                     self._check_close()
                 self._set_filters(injection, state, is_alone=len(frozen) == 1)
+            self._expect_filters(frozen, state)
         except BaseException:
             if self._listener is not None:
                 os.close(self._listener)
@@ -315,6 +316,19 @@ class _Attempt:
                 )
         return _Seccomp(all(state[0] for _, state in found), mode == 2, filters)
 
+    def _expect_filters(self, frozen: Sequence[Frozen], before: _Seccomp) -> None:
+        # What the kernel promised, seen from outside; nobody is let go on an assumption.
+        if before.filters is None:
+            return
+        expected = before.filters + len(self._request.programs)
+        for thread in frozen:
+            state = seccomp_of(thread.tid)
+            if state is not None and state[2] not in (expected, 0):  # 0: killed meanwhile
+                raise AttachError(
+                    f"thread {thread.tid} of process {self._request.pid} is under {state[2]} filters instead"
+                    f" of {expected}: this kernel did not do what it said"
+                )
+
     def _judge(self, foreign: Sequence[Program]) -> Judge:
         # Each distinct one once: which of two equal answers counts makes no difference here.
         programs = tuple({id(p): p for p in (*foreign, *self._request.programs)}.values())
@@ -350,7 +364,15 @@ class _Attempt:
         # No program at all: EFAULT, if only the kernel and the present filters let us get so far. Once
         # no_new_privs is set it stays set, so this is found out before.
         flags = request.flags | seccomp.FLAG_TSYNC
+        needs_both = request.new_listener and not is_alone
+        if needs_both:
+            flags |= seccomp.FLAG_NEW_LISTENER | seccomp.FLAG_TSYNC_ESRCH
         result = injection.call("seccomp", seccomp.SECCOMP_SET_MODE_FILTER, flags, 0)
+        if needs_both and result == -errno.EINVAL:
+            raise MachineError(
+                "supervising a running process of several threads needs Linux 5.7; nothing was changed",
+                hint="attach without a supervisor: --on-violation errno or kill, no --audit, no --complain",
+            )
         if result != -errno.EFAULT:
             raise refused("seccomp(SECCOMP_SET_MODE_FILTER)", result)
         if not request.privileged and not state.no_new_privs:
