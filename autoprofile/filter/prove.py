@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from autoprofile.abi.arch import ARCHES, X32_SYSCALL_BIT, arch_from_audit
+from autoprofile.abi.constants import decode_value
+from autoprofile.abi.signatures import CONSTRAINED_KINDS, kernel_value, signature
 from autoprofile.abi.syscalls import display_name, syscall_nr, syscall_table
 from autoprofile.errors import MachineError
 from autoprofile.filter import opcodes as op
@@ -22,6 +24,7 @@ from autoprofile.profile import Action
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from autoprofile.abi.signatures import ArgSpec
     from autoprofile.profile import Arg, Profile
 
 __all__ = ["Counterexample", "Proof", "prove"]
@@ -50,7 +53,18 @@ class Counterexample:
 
     def __str__(self) -> str:
         name = display_name(self.arch, self.nr)
-        args = ", ".join(f"{value:#x}" for value in self.args)
+        known = signature(self.arch, name)
+        specs: list[ArgSpec | None] = [None] * 6
+        if known is not None:
+            specs[: len(known.args)] = known.args
+        # What a call does not have is shown only where it is not 0: then it may be what makes the difference.
+        count = max([i + 1 for i in range(6) if specs[i] or self.args[i]], default=0) if known else 6
+        args = ", ".join(
+            f"{value:#x}"
+            if spec is None or spec.kind not in CONSTRAINED_KINDS or kernel_value(spec, value) != value
+            else decode_value(self.arch, spec, value)
+            for value, spec in zip(self.args[:count], specs[:count], strict=True)
+        )
         return f"{self.arch} {name}({args}): the profile answers {self.profile}, the program {self.program}"
 
 

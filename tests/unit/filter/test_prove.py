@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 
 from autoprofile.filter import Program, SockFilter, compile_profile
 from autoprofile.filter import opcodes as op
-from autoprofile.filter.prove import prove
+from autoprofile.filter.prove import Counterexample, prove
 from autoprofile.profile import Action, Arg, Profile, SeccompRule
 
 from .calls import profiles
@@ -42,6 +42,20 @@ def test_a_wider_program_is_refuted_by_the_call_it_lets_through() -> None:
     assert str(proof.counterexample).startswith("x86_64 socket(")
     assert proof.counterexample.program == ALLOW
     assert proof.counterexample.profile == SMALL.default
+
+
+def test_a_counterexample_reads_as_a_call() -> None:
+    """Constants have their names; what the kernel never looks at, and calls nobody knows, are shown raw."""
+
+    def shown(arch: str, nr: int, *args: int) -> str:
+        full = (*args, *(0,) * (6 - len(args)))
+        return str(Counterexample(arch, nr, full, Action.KILL_PROCESS, ALLOW)).partition(":")[0]
+
+    assert shown("x86_64", 41, 1, 2, 6) == "x86_64 socket(AF_UNIX, SOCK_DGRAM, IPPROTO_TCP)"
+    assert shown("x86_64", 41, 1 | 1 << 32, 2) == "x86_64 socket(0x100000001, SOCK_DGRAM, 0)"
+    assert shown("x86_64", 39) == "x86_64 getpid()"
+    assert shown("x86_64", 39, 0, 7) == "x86_64 getpid(0x0, 0x7)"
+    assert shown("0x80000015", 5, 1) == "0x80000015 5(0x1, 0x0, 0x0, 0x0, 0x0, 0x0)"
 
 
 def test_programs_with_every_instruction_are_understood() -> None:
