@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_BITMAP_SINCE = (5, 11)
-
 
 @verb("bench", "Understand", 65)
 @profile_argument
@@ -49,11 +47,11 @@ def command(
     """  # noqa: D301 - \b is click's own mark
     from autoprofile.cli.benching import json_of_bench, text_of_bench
     from autoprofile.cli.inputs import read_profile
-    from autoprofile.enforce.bench import compare_filters, time_filters
+    from autoprofile.enforce.bench import BITMAP_SINCE, compare_filters, time_filters
     from autoprofile.kernel import kernel_release
 
     output = output_of(ctx)
-    bitmap = kernel_release() >= _BITMAP_SINCE if kernel is None else kernel == "newer"
+    bitmap = kernel_release() >= BITMAP_SINCE if kernel is None else kernel == "newer"
     compared = compare_filters(read_profile(profile), bitmap=bitmap)
     for fault in compared.faults:
         output.warn(fault, "its filter is left out of the comparison")
