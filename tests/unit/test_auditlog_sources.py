@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +27,15 @@ from autoprofile.errors import AutoprofileError
 from autoprofile.profile import Profile
 from autoprofile.trace.program_id import ProgramIdentity
 from tests.unit.test_auditlog import record
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can enter; pytest's own are its user's."""
+    with tempfile.TemporaryDirectory(prefix="autoprofile-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
 
 
 def fill(writer: AuditWriter, count: int, first: int = 0) -> None:
@@ -93,10 +104,9 @@ def test_two_runs_rotate_one_log(tmp_path):
     assert len(rotated_files(path)) > 3
 
 
-def test_a_folder_that_cannot_be_written_is_said_once(tmp_path):
+def test_a_folder_that_cannot_be_written_is_said_once(open_folder):
     """Where rotation fails the log goes on growing, whole, after one message."""
-    folder = tmp_path / "f"
-    folder.mkdir()
+    folder = open_folder
     code = textwrap.dedent(f"""
         import ctypes, os, sys
         sys.path[:0] = {sys.path!r}
@@ -110,13 +120,10 @@ def test_a_folder_that_cannot_be_written_is_said_once(tmp_path):
         writer.close(denials=151, distinct=151)
         print(len(told), told[0])
     """)
-    for parent in (folder, *folder.parents):
-        if str(parent).startswith("/tmp/"):
-            parent.chmod(0o755)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
-    folder.chmod(0o700)
+    folder.chmod(0o755)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("1 cannot rotate the audit log")
     log = read_audit(folder / "a")
