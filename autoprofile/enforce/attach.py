@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -31,7 +30,7 @@ from autoprofile.enforce.attach_target import (
     refuse_unfit,
     seccomp_of,
 )
-from autoprofile.enforce.attach_threads import Frozen, StoppedThreads
+from autoprofile.enforce.attach_threads import Frozen, StoppedThreads, filters_of
 from autoprofile.errors import AutoprofileError, LaunchError, MachineError
 from autoprofile.filter.program import Program
 from autoprofile.filter.simulate import most_severe
@@ -251,11 +250,12 @@ class _Attempt:
         request = self._request
         frozen = self._threads.stop()
         state = self._common_state(frozen)
-        foreign = _foreign_filters(frozen[0].tid) if state.is_filtered else ()
+        foreign = filters_of(frozen[0].tid) if state.is_filtered else ()
         for thread in frozen:
             refuse_arch(request.pid, thread.arch, request.arches)
         judge = self._judge(foreign or ())
         go_on = {t.tid: registers_to_go_on(request.pid, t, judge) for t in frozen}
+        self._threads.is_vetted = True
         chosen = injectable(frozen, request.arch)
         maps = read_maps(request.pid)
         injection = RunningInjection(
@@ -412,20 +412,6 @@ def _reap(tid: int) -> None:
         seen = os.waitid(os.P_PID, tid, options | os.WNOWAIT)
         if seen is not None and seen.si_code in (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED):
             os.waitid(os.P_PID, tid, options)
-
-
-def _foreign_filters(tid: int) -> tuple[Program, ...] | None:
-    # Of a stopped thread; None where we may not read them.
-    found: list[Program] = []
-    known: dict[bytes, Program] = {}
-    try:
-        while (raw := ptrace.ptrace_seccomp_get_filter(tid, len(found))) is not None:
-            if raw not in known:
-                known[raw] = Program.from_bytes(raw, sys.byteorder)
-            found.append(known[raw])
-    except AutoprofileError:
-        return None
-    return tuple(found)
 
 
 def _children_of(pid: int) -> frozenset[int]:

@@ -15,15 +15,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from autoprofile import kernel
+from autoprofile.abi.arch import ARCHES
 from autoprofile.abi.syscalls import syscall_name, syscall_nr
 from autoprofile.enforce.attach_target import AttachError
+from autoprofile.filter.simulate import most_severe
 from autoprofile.kernel import KernelError
 from autoprofile.profile.action import Action
 
 if TYPE_CHECKING:
     from autoprofile.enforce.attach_threads import Frozen
+    from autoprofile.filter.program import Program
 
-__all__ = ["Judge", "registers_to_go_on"]
+__all__ = ["Judge", "begun_anew", "registers_to_go_on", "registers_unharmed"]
 
 #: What will be done to a call: (arch, nr, six raw arguments) to an action.
 Judge: TypeAlias = Callable[[str, int, Sequence[int]], Action]
@@ -89,6 +92,38 @@ def registers_to_go_on(pid: int, thread: Frozen, judge: Judge) -> bytes:
     return thread.registers if resumption.registers is None else resumption.registers
 
 
+def registers_unharmed(pid: int, thread: Frozen, filters: Callable[[], Sequence[Program]]) -> bytes | None:
+    """Return the registers with which a thread goes on under its old filters as if it had not been stopped.
+
+    Args:
+        pid: its process.
+        thread: as it was stopped.
+        filters: gives the filters that it is under, where they can be read.
+
+    Returns:
+        None when those that it has do.
+    """
+    if thread.nr != -1 and thread.result == _ERESTART_RESTARTBLOCK:
+        restart = syscall_nr(thread.arch, "restart_syscall")
+        token = ARCHES[thread.arch].audit_arch
+        answers = [p.simulate_ret(token, restart or 0, thread.args) for p in filters()]
+        # Its own filters would not let it go on: that the wait lasts longer is better than its end.
+        is_fatal = answers and not Action.from_ret(most_severe(answers)).is_permitting
+        return begun_anew(thread) if is_fatal else None
+    resumption = _resumption(pid, thread, lambda *_: Action.ALLOW)
+    return None if resumption is None else resumption.registers
+
+
+def begun_anew(thread: Frozen) -> bytes:
+    """Return the registers with which the kernel makes an interrupted call once more.
+
+    Not by setting the instruction pointer back: a signal that did come, and has a handler, must still make
+    the call fail with EINTR; -ERESTARTNOHAND leaves that to the kernel. A timeout begins anew: how much of it
+    is over, the kernel does not tell.
+    """
+    return thread.with_result(_ERESTARTNOHAND)
+
+
 def _resumption(pid: int, thread: Frozen, judge: Judge) -> _Resumption | None:
     if thread.nr == -1:
         return None
@@ -101,10 +136,7 @@ def _resumption(pid: int, thread: Frozen, judge: Judge) -> _Resumption | None:
         and thread.call_name in _INTERRUPTED_BY_STOPS
         and _follows_entry(pid, thread)
     ):
-        # Not by setting the instruction pointer back: a signal that did come, and has a handler, must still
-        # make the call fail with EINTR. NOHAND leaves that to the kernel. A timeout, though, begins anew:
-        # how much of it is over, the kernel does not tell.
-        return _Resumption(thread.nr, thread.args, thread.with_result(_ERESTARTNOHAND))
+        return _Resumption(thread.nr, thread.args, begun_anew(thread))
     return None
 
 
@@ -114,7 +146,7 @@ def _restart_block(pid: int, thread: Frozen, judge: Judge) -> _Resumption:
     if restart is not None and judge(thread.arch, restart, thread.args).is_permitting:
         return _Resumption(restart, thread.args)
     if _is_endless_or_absolute(thread):
-        return _Resumption(thread.nr, thread.args, thread.with_result(_ERESTARTNOHAND))
+        return _Resumption(thread.nr, thread.args, begun_anew(thread))
     raise AttachError(
         f"thread {thread.tid} of process {pid} waits in {thread.call_name}, which goes on with"
         " restart_syscall, and that its filters do not allow; nothing was changed",

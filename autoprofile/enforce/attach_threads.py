@@ -11,12 +11,14 @@ import os
 import select
 import signal
 import struct
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from autoprofile.abi.syscalls import syscall_name
+from autoprofile.enforce.attach_calls import registers_unharmed
 from autoprofile.enforce.attach_target import (
     AttachError,
     ChangedError,
@@ -25,6 +27,8 @@ from autoprofile.enforce.attach_target import (
     stopped_error,
     traced_error,
 )
+from autoprofile.errors import AutoprofileError
+from autoprofile.filter.program import Program
 from autoprofile.kernel import KernelError, ptrace
 from autoprofile.trace.targets import threads_of
 
@@ -115,6 +119,20 @@ class Frozen:
         return struct.pack(view[1], *values)
 
 
+def filters_of(tid: int) -> tuple[Program, ...] | None:
+    """Return the filters of a stopped thread, the oldest first; None where we may not read them."""
+    found: list[Program] = []
+    known: dict[bytes, Program] = {}
+    try:
+        while (raw := ptrace.ptrace_seccomp_get_filter(tid, len(found))) is not None:
+            if raw not in known:
+                known[raw] = Program.from_bytes(raw, sys.byteorder)
+            found.append(known[raw])
+    except AutoprofileError:
+        return None
+    return tuple(found)
+
+
 class StoppedThreads:
     """All threads of a process, stopped, until `release`.
 
@@ -126,6 +144,7 @@ class StoppedThreads:
 
     Attributes:
         seized: the threads we trace, for whoever has to reap them (see `attach`).
+        is_vetted: whether somebody has seen to it that their filters let their calls go on.
     """
 
     def __init__(self, pid: int, pidfd: int, *, deadline: float, is_cancelled: Callable[[], bool]) -> None:
@@ -137,6 +156,7 @@ class StoppedThreads:
         self._stopped: set[int] = set()
         self._group_stopped = False
         self.seized: set[int] = set()
+        self.is_vetted = False
 
     def stop(self) -> list[Frozen]:
         """Stop all threads and return them, the first thread first when it lives.
@@ -165,11 +185,25 @@ class StoppedThreads:
             raise self._lost(error) from error
 
     def release(self) -> None:
-        """Let all threads go on; one that did not stop is let go when this thread of ours ends."""
+        """Let all threads go on as if they had not been stopped.
+
+        One that did not stop is let go when this thread of ours ends.
+        """
         for tid in self._stopped:
             with suppress(KernelError):  # killed meanwhile
+                if not self._group_stopped:
+                    self._spare(tid)
                 ptrace.ptrace_detach(tid)
         self._stopped.clear()
+
+    def _spare(self, tid: int) -> None:
+        # Whatever came of the attempt, the stop itself must not show: some waits would fail with EINTR.
+        thread = Frozen.of(tid)
+        registers = registers_unharmed(
+            self._pid, thread, lambda: () if self.is_vetted else filters_of(tid) or ()
+        )
+        if registers is not None:
+            ptrace.ptrace_set_registers(tid, registers)
 
     def has_ended(self) -> bool:
         """Tell whether the process behind the pidfd is gone."""

@@ -42,6 +42,8 @@ from tests.kernel.attaching import (
 )
 from tests.kernel.tool import KILL, NOTIFY, ROOT, allow_all, answer_for, errno, ret
 
+EPOLL_WAIT = 232
+
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(900 if LONG else 180)]
 
 ENDLESS = (
@@ -169,6 +171,11 @@ def test_a_call_in_progress_that_would_be_fatal_is_named(tracee):
         reason = refused(process, answer_for(NOTIFY, READ), judge=lambda *_: Action.KILL_PROCESS)
         assert "waits in read" in reason
         assert finish(process) == ("read: 1 errno=0 late filters=0\n", 0)
+    # Here the stop alone, which was needed to see this, would have made the call fail with EINTR.
+    with running(tracee("waits"), "epoll") as process:
+        wait_for_call(process.pid)
+        assert "waits in epoll_wait" in refused(process, answer_for(KILL, EPOLL_WAIT))
+        assert finish(process) == ("epoll: 1 errno=0 late filters=0\n", 0)
 
 
 # What a busy process notices.

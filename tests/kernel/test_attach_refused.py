@@ -27,6 +27,7 @@ from tests.kernel.attaching import (
     IMPORTS,
     LIMIT_S,
     PRCTL,
+    RESTART,
     SECCOMP,
     as_nobody,
     attached,
@@ -96,6 +97,16 @@ def test_foreign_filters_are_suspended_for_our_calls_alone(tracee):
         attached(process.pid)
         process.communicate("\n", timeout=LIMIT_S)
         assert process.returncode == -signal.SIGSYS
+
+
+@needs_root
+def test_a_stop_is_not_the_end_of_a_process_whose_own_filter_forbids_its_restart(tracee):
+    """Under a foreign filter without restart_syscall a stop would be fatal: the wait begins anew instead."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with running(*under(answer_for(KILL, RESTART)), tracee("waits"), "nanosleep", env=environment) as process:
+        wait_for_call(process.pid)
+        assert "restart_syscall" in refused(process)
+        assert process.stdout.readline() == "nanosleep: 0 errno=0 late filters=1\n"
 
 
 def test_a_user_is_told_of_foreign_filters(tracee):
