@@ -175,7 +175,7 @@ def _watch_record(item: Mapping[str, Any]) -> AuditRecord:
     if len(args) != 6:
         raise ValueError(f"{len(args)} arguments instead of six")
     is_refused = {"refused": True, "unlisted": False}[item["kind"]]
-    event, action = ("deny", str(item["returned"])) if is_refused else ("log", "allow")
+    event, action = ("deny", str(item["returned"] or "refused")) if is_refused else ("log", "allow")
     return AuditRecord(
         event=event,
         session=_SESSION,

@@ -144,7 +144,7 @@ def _in_foreground(tty: int, before: int, question: str, code: str, waits: Calla
         if pid > 0:
             os.waitpid(pid, 0)
         with contextlib.suppress(OSError, termios.error):
-            termios.tcsetattr(tty, termios.TCSADRAIN, attributes)
+            termios.tcsetattr(tty, termios.TCSANOW, attributes)
         with contextlib.suppress(OSError):
             os.tcsetpgrp(tty, before)
         # Whoever was stopped for reading goes on; to the others SIGCONT is nothing. It also takes back a stop
