@@ -274,7 +274,8 @@ class _Attempt:
                 if state.is_filtered and not injection.is_suspended and not request.trust_filters:
                     raise MachineError(
                         f"the filters of process {request.pid} cannot be suspended",
-                        hint="CONFIG_CHECKPOINT_RESTORE is missing; --trust-filters does without",
+                        hint="that takes root outside any user namespace, and CONFIG_CHECKPOINT_RESTORE; or,"
+                        " if you know that they allow prctl and seccomp, say --trust-filters",
                     )
                 if request.new_listener and not injection.is_suspended:
                     self._check_close()

@@ -399,3 +399,21 @@ def test_a_tool_that_is_filtered_itself_says_so(tracee):
     lines = done.stdout.splitlines()
     assert "--trust-filters" in lines[0], done.stderr
     assert lines[1] == "read: 1 errno=0 late filters=1 0"
+
+
+def test_root_of_a_user_namespace_is_no_root_outside(tracee):
+    """In a rootless container processes are attached to, but their filters cannot be suspended: that is said."""
+    wrapper = (need_program("unshare", "util-linux"), "--user", "--map-root-user")
+    if subprocess.run([*wrapper, "true"], capture_output=True, timeout=LIMIT_S, check=False).returncode:
+        pytest.skip("user namespaces are switched off")
+    done = tool(IMPORTS + AS_NOBODY, allow_all.hex(), "{}", tracee("waits"), "read", wrapper=wrapper)
+    assert done.stdout.splitlines() == ["1", "read: 1 errno=0 late filters=1 0"], done.stderr
+    command = [*under(answer_for(errno(1), GETPPID)), tracee("waits"), "read"]
+    for options, said, filters in (
+        ("{}", "4 the filters of process", 1),
+        ('{"trust_filters": true}', "2", 2),
+    ):
+        done = tool(IMPORTS + AS_NOBODY, allow_all.hex(), options, *command, wrapper=wrapper)
+        lines = done.stdout.splitlines()
+        assert lines[0].startswith(said), done.stderr
+        assert lines[1] == f"read: 1 errno=0 late filters={filters} 0"
