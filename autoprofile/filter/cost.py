@@ -46,7 +46,8 @@ class ExampleCall(NamedTuple):
     Attributes:
         args: its arguments.
         weight: its part of what was seen of its syscall; the same for all where nothing was measured.
-        words: how many 32-bit words of its arguments a filter has to look at to know that the rule matches.
+        words: how many 32-bit words of its arguments a filter has to look at to know that the rule, or one
+            with the same answer, matches.
     """
 
     args: tuple[int, ...]
@@ -149,12 +150,17 @@ def example_calls(
     """
     measured = _is_measured(profile)
     found: list[ExampleCall] = []
-    for rule in profile.rules_for(arch, syscall):
+    rules = profile.rules_for(arch, syscall)
+    for rule in rules:
         matching = list(islice(_matching(rule), _MOST_EXAMPLES))
         if len(matching) > most:
             matching = [matching[at * len(matching) // most] for at in range(most)]
         weight = float(_count(rule)) if measured else 1.0
-        found += [ExampleCall(args, weight / len(matching), _words(rule, args)) for args in matching]
+        for args in matching:
+            words = min(
+                _words(one, args) for one in rules if one.action == rule.action and one.evaluate(args)
+            )
+            found.append(ExampleCall(args, weight / len(matching), words))
     if not found:  # rules that no call matches: any call of it will do
         return (ExampleCall((0,) * 6, 1.0, 0),)
     if not any(example.weight for example in found):  # never seen
