@@ -239,10 +239,11 @@ class NotifySupervisor:
         while True:
             # RECV alone waits for ever once no task is left (before Linux 6.11), and cannot be stopped.
             events = poller.poll(self._executioner.wait_ms())
-            if events != only_a_call and not self._is_going_on(events, child, poller):
-                return
-            if (listener, select.POLLIN) not in events:
-                continue
+            if events != only_a_call:
+                if not self._is_going_on(events, child, poller):
+                    return
+                if not any(fd == listener and what & select.POLLIN for fd, what in events):
+                    continue
             notification[:] = zeros  # the kernel insists
             try:
                 ioctl(listener, recv, notification)
