@@ -451,8 +451,17 @@ static __always_inline __u32 layout_of(__u32 arch, __u32 nr)
 	return table ? table->of[BELOW(arch * LAYOUT_NRS + plain, 4 * LAYOUT_NRS)] : 0;
 }
 
+static __always_inline int holds(struct slot *slot, __u32 program_arch, __u32 nr, int is_plain, const __u64 *kept)
+{
+	/* Whether it is plain follows from the call: it is for both. */
+	return slot->cell.count && slot->key.program_arch == program_arch && slot->key.nr == nr &&
+	       (is_plain || (slot->key.args[0] == kept[0] && slot->key.args[1] == kept[1] &&
+			     slot->key.args[2] == kept[2] && slot->key.args[3] == kept[3] &&
+			     slot->key.args[4] == kept[4] && slot->key.args[5] == kept[5]));
+}
+
 /* Count a call in one of its thread's slots, under its program, arch, number and constrained arguments; what is
- * unconstrained is 0. Programs repeat themselves: mostly the slot is the right one, and no map is asked.
+ * unconstrained is 0. Programs repeat themselves: mostly one of two slots is the right one, and no map is asked.
  */
 static __always_inline struct slot *count_call(struct thread *thread, __u32 arch, __u32 nr, __u32 layout,
 					       const __u64 *args)
@@ -478,15 +487,19 @@ static __always_inline struct slot *count_call(struct thread *thread, __u32 arch
 	}
 		KEEP(0) KEEP(1) KEEP(2) KEEP(3) KEEP(4) KEEP(5)
 #undef KEEP
-		at += kept[0] + kept[1] + kept[2];
+		at += kept[0] + kept[1] + kept[2] + kept[3] + kept[4] + kept[5];
 	}
-	at = (at ^ at >> 2 ^ at >> 4) & (SLOTS - 1);
+	at = (at * 0x9E3779B1u) >> (32 - SLOT_BITS); /* Knuth's multiplicative hash */
 	slot = &thread->slots[at];
-	/* Whether it is plain follows from the call: it is for both. */
-	if (!slot->cell.count || slot->key.program_arch != program_arch || slot->key.nr != nr ||
-	    (!is_plain && (slot->key.args[0] != kept[0] || slot->key.args[1] != kept[1] ||
-			   slot->key.args[2] != kept[2] || slot->key.args[3] != kept[3] ||
-			   slot->key.args[4] != kept[4] || slot->key.args[5] != kept[5]))) {
+	if (!holds(slot, program_arch, nr, is_plain, kept)) {
+		slot = &thread->slots[at ^ 1];
+		/* Of the two, the one that is used less makes room. */
+		if (holds(slot, program_arch, nr, is_plain, kept) ||
+		    slot->cell.count < thread->slots[at].cell.count)
+			at ^= 1;
+		slot = &thread->slots[at];
+	}
+	if (!holds(slot, program_arch, nr, is_plain, kept)) {
 		renew(thread, slot);
 		slot->key.program_arch = program_arch;
 		slot->key.nr = nr;

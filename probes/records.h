@@ -106,7 +106,8 @@ struct slot {
 	__u32 noted; /* how many measures the call has */
 	struct cell cell; /* count 0: empty */
 };
-#define SLOTS 4
+#define SLOT_BITS 4
+#define SLOTS (1 << SLOT_BITS) /* a server's few calls that repeat for each request */
 
 /* A member, found by the address of its registers: no two threads that live have one. */
 struct thread {

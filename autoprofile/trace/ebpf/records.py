@@ -81,7 +81,7 @@ _SIZES: Final = {"size", "offset"}
 _POINTERS: Final = {"pointer", "address"}
 _PATH_BYTES: Final = 4096
 _NAME_BYTES: Final = 256
-_SLOTS: Final = 4
+_SLOTS: Final = 16
 
 
 class Layout(enum.IntEnum):
