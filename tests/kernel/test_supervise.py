@@ -380,3 +380,22 @@ def test_what_a_program_is_made_of_is_recorded_once(tracee, log):
     for record in audit:
         assert record.file_build_id == (program.binaries[record.file] if record.file else None)
     assert audit.sessions[0].kernel == os.uname().release
+
+
+def test_a_library_that_is_loaded_later_is_recorded_too(tracee, log):
+    """A call from a file that was not mapped when its program was first recorded adds what is mapped now."""
+    library = tracee("libplace", "-shared", "-fPIC")
+    script = (
+        "import ctypes, os, sys\n"
+        "try:\n    os.getppid()\nexcept OSError:\n    pass\n"
+        "ctypes.CDLL(sys.argv[1]).place_in_library()\n"
+    )
+    supervisor = NotifySupervisor(lambda arch, nr, args: Action.LOG, audit=AuditWriter(log))
+    assert run([sys.executable, "-I", "-c", script, library], supervisor, ["getppid"]) == 0
+    audit = read_audit(log)
+    first, later = audit
+    assert (later.file, bool(later.file_build_id)) == (library, True)
+    program = audit.program_of(later)
+    assert program is not None
+    assert {first.file, later.file} <= program.binaries.keys()
+    assert log.read_text().count('"event":"program"') > 1
