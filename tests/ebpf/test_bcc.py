@@ -11,12 +11,13 @@ import sys
 
 import pytest
 
+from autoprofile.abi import display_name
 from autoprofile.errors import MachineError
 from autoprofile.profile import Profile
-from autoprofile.trace.ebpf import bcc_headers, bcc_loader, loading, records, sources
+from autoprofile.trace.ebpf import EbpfSource, bcc_headers, bcc_loader, loading, records, sources
 from autoprofile.trace.ebpf.libbpf import BpfObject
 from autoprofile.trace.ebpf.probes import Probes
-from autoprofile.trace.source import auto_source
+from autoprofile.trace.source import Command, auto_source
 from tests.conftest import TESTS
 from tests.ebpf.conftest import need_bcc
 
@@ -140,6 +141,55 @@ def test_headers_of_another_kernel_are_not_believed(bcc, monkeypatch):
     with pytest.raises(MachineError, match="do not describe this kernel") as caught:
         Probes()
     assert f"linux-headers-{os.uname().release}" in (caught.value.hint or "")
+
+
+def own_headers(folder) -> bcc_headers.Headers:
+    """Return headers that are this kernel's: the installed ones, with the structures that are read laid out anew."""
+    structs: dict[str, dict[str, list[sources.Field]]] = {}
+    for field in [*sources.fields(), sources.Field("inum", "ns_common", "inum")]:
+        if field.struct not in ("mount", "mnt_namespace"):  # the probes' own, for the kernel hides them
+            structs.setdefault(field.struct, {}).setdefault(field.path.split(".")[0], []).append(field)
+    structs["vfsmount"] = {"mnt_root": [sources.Field("root", "vfsmount", "mnt_root")]}
+    lines = ["#pragma once", "#include <linux/types.h>"]
+    for struct, members in structs.items():
+        lines.append(f"struct {struct} {{ union {{")
+        for member, fields in members.items():
+            (at,) = bcc_loader.offsets_from_btf([sources.Field("it", struct, member)]).values()
+            inner = [field for field in fields if "." in field.path]
+            if not inner:
+                lines.append(f"struct {{ char before_{member}[{at}]; char {member}[8]; }};")
+                continue
+            inside = ""
+            for field in inner:
+                (whole,) = bcc_loader.offsets_from_btf([field]).values()
+                name = field.path.split(".")[1]
+                inside += f"struct {{ char before_{name}[{whole - at}]; char {name}[8]; }}; "
+            lines.append(
+                f"struct {{ char before_{member}[{at}]; struct {{ union {{ {inside}}}; }} {member}; }};"
+            )
+        lines.append("}; };")
+    include = folder / "include/linux"
+    (include / "sched").mkdir(parents=True)
+    (include / "own.h").write_text("\n".join(lines))
+    for name in ("fdtable", "fs", "mm_types", "mount", "ns_common", "nsproxy", "sched", "sched/signal"):
+        (include / f"{name}.h").write_text("#include <linux/own.h>\n")
+    installed = bcc_headers.find_headers()
+    return bcc_headers.Headers(os.uname().release, (folder, *installed.trees))
+
+
+@pytest.mark.ebpf
+def test_a_kernels_own_headers_do_without_btf(bcc, tmp_path, monkeypatch, tracee):
+    """With headers that are right, and none of BTF's knowledge, everything is counted exactly, paths included."""
+    headers = own_headers(tmp_path)
+    monkeypatch.setattr(bcc_loader, "find_headers", lambda: headers)
+    monkeypatch.setattr(bcc_loader, "offsets_from_btf", lambda fields: None)
+    result = EbpfSource().run(Command((tracee("census"), "forks=31", "compat")))
+    assert result.trace.is_complete
+    found = {(o.arch, display_name(o.arch, o.nr)): o.count for o in result.trace.observations}
+    assert found["x86_64", "getppid"] == 31
+    assert found["i386", "getppid"] == 31
+    assert {o.program.path for o in result.trace.observations} == {tracee("census")}
+    assert any("libc" in path for path in result.trace.meta.libraries)
 
 
 # -- both ------------------------------------------------------------------------------------------------
