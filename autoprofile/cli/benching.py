@@ -82,6 +82,8 @@ def _show_bitmap(page: TextPage, compared: Comparison, timing: Timing | None) ->
         f"From the bitmap: {len(constant)} of {len(compared.cost.calls)} calls, {share:.1%} of all made"
     )
     page.line(" ".join(_name(call, compared) for call in constant) or "none", indent=2)
+    if compared.profile.default.kind == "allow":
+        page.line("and all calls without a rule, which are not counted", indent=2)
     if timing is None:
         return
     if not timing.reference.has_bitmap:
@@ -216,6 +218,7 @@ def json_of_bench(compared: Comparison, timing: Timing | None) -> dict[str, Any]
         "libseccomp_left_out": [rule_text(compared.profile.arch[0], rule) for rule in compared.left_out],
         "is_measured": compared.cost.is_measured,
         "rounds": timing.rounds if timing else 0,
+        "noise": round(timing.noise, 4) if timing else None,
         "reference": reference,
         "filters": filters,
         "calls": calls,

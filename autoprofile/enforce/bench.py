@@ -141,6 +141,8 @@ class Timing:
             the processor cannot foresee; the counts of the profile decide how often each occurs.
         reference: what calls cost here.
         rounds: how often everything was timed; the least counts.
+        noise: by which part the references differ between every other of their runs and those in between; a
+            few hundredths on a quiet machine.
     """
 
     arch: str
@@ -149,6 +151,7 @@ class Timing:
     mixed_ns: dict[str, float]
     reference: Reference
     rounds: int
+    noise: float
 
 
 def compare_filters(profile: Profile, *, bitmap: bool = True) -> Comparison:
@@ -222,6 +225,7 @@ class _Series:
     program: Program | None
     calls: list[TimedCall] = field(default_factory=list)
     best: list[float] = field(default_factory=list)
+    firsts: list[float] = field(default_factory=list)  # ticks of the first calls, the references, in each run
 
     def add(self, nr: int, args: tuple[int, ...] = (), times: int = 1) -> range:
         # Which of the series' calls it is.
@@ -231,6 +235,11 @@ class _Series:
     def run(self) -> None:
         ticks = [one for one, _ in time_calls(self.program, self.calls)]
         self.best = list(map(min, self.best, ticks)) if self.best else ticks
+        self.firsts.append(min(ticks[:_AGAIN]))
+
+    def noise(self) -> float:
+        one, other = min(self.firsts[::2]), min(self.firsts[1::2])
+        return abs(one - other) / min(one, other)
 
     def ticks(self, which: range) -> float:
         return sum(self.best[at] for at in which) / len(which)
@@ -370,11 +379,12 @@ class _Run:
             found.append(CallTiming(call, self._share(call), added, ratio, is_bitmap, call.nr in self._made))
         names = (SMALLEST, *self._refused)
         mean = {name: sum(one.share * one.ns[name] for one in found) for name in names}
-        return Timing(self._arch, tuple(found), mean, self._mixed_ns(reference), reference, rounds)
+        noise = max(series.noise() for series in (self._none, self._allow, self._read, self._refuse))
+        return Timing(self._arch, tuple(found), mean, self._mixed_ns(reference), reference, rounds, noise)
 
     def _mixed_ns(self, reference: Reference) -> dict[str, float]:
         run = sum(self._share(call) for call in self._calls if self._runs_filter(call))
-        constant = (1 - run) * (reference.allow_all - reference.no_filter)
+        constant = (sum(map(self._share, self._calls)) - run) * (reference.allow_all - reference.no_filter)
         entry, ns = reference.check - reference.no_filter, self._clock.ns_per_tick()
         mixed = {}
         for name in self._refused:

@@ -44,10 +44,12 @@ def test_older_kernels_run_the_filter_for_every_call(tmp_path: Path) -> None:
 def test_the_document_holds_every_time(tmp_path: Path) -> None:
     """Each call has its added nanoseconds under each filter, its price, and the sums say what was measured."""
     done = autoprofile("bench", hand_written(tmp_path), "--rounds", "1", "--json", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr or done.stderr.startswith("warning: the machine was busy")
     document = json.loads(done.stdout)
     assert (document["kind"], document["kernel"]) == ("bench", "newer")
     assert document["rounds"] >= 1
+    assert document["noise"] >= 0
     assert document["reference"]["no_filter_ns"] > 0
     calls = {call["syscall"]: call for call in document["calls"]}
     assert calls["read"]["was_called"]
@@ -56,7 +58,7 @@ def test_the_document_holds_every_time(tmp_path: Path) -> None:
     assert set(calls["socket"]["added_ns"]) == names
     assert {"smallest", "autoprofile"} <= names
     text = autoprofile("bench", hand_written(tmp_path), "--rounds", "1", cwd=tmp_path)
-    assert (text.returncode, text.stderr) == (0, "")
+    assert text.returncode == 0, text.stderr
     assert "All prices together" in " ".join(text.stdout.split())
     assert all(len(line) <= 80 for line in text.stdout.splitlines())
 

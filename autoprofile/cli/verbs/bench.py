@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_NOISE = 0.05  # of the references; above it, what tells filters apart is lost
+
 
 @verb("bench", "Understand", 65)
 @profile_argument
@@ -62,6 +64,11 @@ def command(
             compared, rounds=rounds, progress=lambda done, of: line.update(f"timing: round {done} of {of}")
         )
         line.clear()
+        if timing.noise > _NOISE:
+            output.warn(
+                f"the machine was busy: the same calls took {timing.noise:.0%} longer at other times",
+                "run it again when it is quieter, or with more --rounds",
+            )
     if as_json:
         output.json("bench", json_of_bench(compared, timing))
     else:
