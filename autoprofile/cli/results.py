@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shlex
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoprofile.cli.histories import record_if_kept
 from autoprofile.errors import AutoprofileError, UsageError
 
 if TYPE_CHECKING:
@@ -180,6 +182,8 @@ class Plan:
             before, profile = self._save(profile)
         except AutoprofileError as error:
             failures.insert(0, _rescued(self._target, profile.save, error))
+        else:
+            record_if_kept(self._target, profile, why=f"learn: {shlex.join(trace.meta.argv)}")
         if self.trace_file is not None and kept:
             self._output.note(kept)
         if failures:

@@ -202,3 +202,21 @@ def test_a_history_that_was_begun_grows_with_each_review(case: tuple[Path, Path]
     profile.write_text(PROFILE)
     changed = autoprofile("history", profile, cwd=profile.parent)
     assert "changed since its last version" in changed.stderr
+
+
+@pytest.mark.kernel
+def test_merging_and_learning_add_versions_to_a_history_that_was_begun(tmp_path: Path) -> None:
+    """`learn --merge` and `merge -o` add a version when they change what the profile means, and else none."""
+    profile = hand_written(tmp_path, PROFILE)
+    autoprofile("history", profile, "--record", "start", cwd=tmp_path)
+    for _ in range(2):
+        done = autoprofile(
+            "learn", "--backend", "notify", "--merge", "-o", profile, "--", "true", cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+    wider = hand_written(tmp_path, PROFILE + "  getpid: any\n", "wider.yaml")
+    done = autoprofile("merge", profile, wider, "-o", profile, "--force", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(autoprofile("history", profile, "--json", cwd=tmp_path).stdout)
+    assert [v["why"] for v in document["versions"]] == ["start", "learn: true", f"merge: {profile}, {wider}"]
+    assert document["is_current"]

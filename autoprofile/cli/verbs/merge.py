@@ -26,6 +26,7 @@ def command(
     by what. Where the exact union of a syscall would take more than 256 rules, a shorter and wider one is
     used, and a warning names it. --json tells the same of a profile written with -o.
     """
+    from autoprofile.cli.histories import record_if_kept
     from autoprofile.cli.inputs import read_profile
     from autoprofile.profile.merge import Widening, merge_noting
 
@@ -49,6 +50,7 @@ def command(
         return
     assert target is not None
     united.save(target, overwrite=force)
+    record_if_kept(target, united, why="merge: " + ", ".join(str(path) for path in profiles))
     output.note(f"wrote {target}: {len(united.rules)} rules")
     if as_json:
         output.json(
