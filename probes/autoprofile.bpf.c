@@ -287,7 +287,7 @@ APART int note_killed(void)
 	bpf_probe_read_kernel(&nr, sizeof(nr), (void *)(regs + offsetof(struct registers, orig_ax)));
 	arch = arch_of(caller_status(), nr);
 	read_args_at(args, regs, arch);
-	count_refused(thread, arch, nr, args, nr, 0);
+	count_refused(thread, (__u64)arch << 32 | nr, (void *)args, nr, 0);
 	return 0;
 }
 

@@ -573,20 +573,22 @@ static __always_inline void count_return(struct slot *slot, __s64 ret)
  * For trap and kill it puts the number back where the return value will be (syscall_rollback) and sends SIGSYS. A
  * filter can make read, whose number is 0, return 0 as well; that looks the same.
  */
-static __always_inline void count_refused(struct thread *thread, __u32 arch, __u32 nr, const __u64 *args,
-					  __s64 ret, __u32 flags)
+ONCE int count_refused(struct thread *thread, __u64 arch_nr, const struct arguments *args, __s64 ret, __u32 flags)
 {
+	__u32 arch = arch_nr >> 32, nr = arch_nr;
 	int is_signal = (__u32)ret == nr;
 	struct slot *slot;
 
+	if (!thread || !args)
+		return 0;
 	/* The end of an older call, unless it failed: whoever knows the filter can tell the two apart. */
 	if (flags & THREAD_UNSURE && !is_signal && (!is_error(ret) || (ret <= -512 && ret >= -516)))
-		return;
-	slot = count_call(thread, arch, nr, layout_of(arch, nr), args);
+		return 0;
+	slot = count_call(thread, arch, nr, layout_of(arch, nr), args->of);
 	if (flags & THREAD_UNSURE) {
 		slot->cell.doubtful++;
 		slot->cell.last_return = is_signal ? RETURN_SIGNAL : -ret;
-		return;
+		return 0;
 	}
 	slot->cell.refused++;
 	if (is_signal) {
@@ -595,6 +597,7 @@ static __always_inline void count_refused(struct thread *thread, __u32 arch, __u
 	} else {
 		count_return(slot, ret);
 	}
+	return 0;
 }
 
 /* A call ends that did not pass sys_enter: it is no member's, or seccomp answered it. */
@@ -606,7 +609,7 @@ static __always_inline void on_answered(struct thread *thread, __u32 arch, __u32
 		born(thread, is_caller_leader());
 	thread->flags = 0;
 	if (!(flags & THREAD_SKIP_EXIT))
-		count_refused(thread, arch, nr, args, ret, flags);
+		count_refused(thread, (__u64)arch << 32 | nr, (void *)args, ret, flags);
 }
 
 /* ------------------------------------------------------------------------------------ births and deaths */
