@@ -193,22 +193,20 @@ class Server:
     before: str
 
     def throughput(self, seconds: float, rate: float = 20_000) -> tuple[float, float]:
-        """Run the load once; return requests per second, and per tick of the server's processor."""
-        ticks = self._ticks()
+        """Run the load once; return requests per second, and per second of the server's processor."""
+        ran_ns = self._ran_ns()
         asked, whole = int(rate * seconds), max(1, round(seconds))
         words = on_cpu(LOAD_CPU, [word.format(s=whole, n=asked) for word in self.load])
         done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
         found = float(re.findall(self.before + r"([0-9.]+)(?: requests per second)?", done.stdout)[-1])
         requests = asked if "{n}" in self.load else found * whole
-        return found, requests / max(1, self._ticks() - ticks)
+        return found, requests * 1e9 / max(1, self._ran_ns() - ran_ns)
 
-    def _ticks(self) -> int:
-        # utime and stime of the server's processes, proc(5).
-        total = 0
-        for process in {self.pid} | descendants_of(self.pid):
-            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-            total += int(fields[11]) + int(fields[12])
-        return total
+    def _ran_ns(self) -> int:
+        # The time on the processor of the server's threads, Documentation/scheduler/sched-stats.rst.
+        everybody = {self.pid} | descendants_of(self.pid)
+        files = (file for process in everybody for file in Path(f"/proc/{process}/task").glob("*/schedstat"))
+        return sum(int(file.read_text().split()[0]) for file in files)
 
 
 @contextlib.contextmanager
