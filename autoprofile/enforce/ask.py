@@ -115,17 +115,17 @@ class TerminalJudge:
             if not self._is_ours(before):
                 raise AutoprofileError("the terminal belongs to another job: calls are refused unasked")
             return _in_foreground(tty, before, question, code, waits)
-        except OSError as error:
+        except (OSError, termios.error) as error:
             raise AutoprofileError(
-                f"cannot ask at the terminal ({error.strerror}): calls are refused"
+                f"cannot ask at the terminal ({os.strerror(error.args[0])}): calls are refused"
             ) from error
         finally:
             os.close(tty)
 
 
 def _in_foreground(tty: int, before: int, question: str, code: str, waits: Callable[[], bool]) -> bytes:
-    reader, writer = os.pipe2(os.O_CLOEXEC)
     attributes = termios.tcgetattr(tty)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
     # A read of the target's while it is in the background stops its whole process group, and this process
     # may be in it; a change of the foreground from the background would stop us, too.
     kept = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTIN, signal.SIGTTOU, signal.SIGTSTP})

@@ -332,3 +332,27 @@ def test_without_a_terminal_there_is_no_asking(profile, tmp_path):
     assert "needs a terminal" in done.stderr
     assert "--hook" in done.stderr
     assert not (tmp_path / "ran").exists()
+
+
+def test_what_the_target_pushes_into_the_terminal_permits_nothing(tracee, profile, tmp_path):
+    """Answers that the program itself puts into the terminal's input (TIOCSTI) let no call pass."""
+    terminal = Terminal(*AUTOPROFILE, "enforce", profile, "--ask", "--", tracee("pushes_tty"), cwd=tmp_path)
+    code = terminal.wait_for(r"o ([0-9a-f]{4}) = allow once")[1]
+    # It may have refused itself by now, or still wait for an answer; only the code permits.
+    terminal.type("d\nd\nd\n")
+    assert terminal.end() == 0
+    assert re.search(rf"errno ({errno.EPERM}|{errno.EACCES})\b", terminal.text), (code, terminal.text)
+
+
+def test_a_terminal_that_goes_away_refuses(tracee, profile, tmp_path):
+    """When the terminal is hung up during a question, or before the next, calls are refused and nothing hangs."""
+    words = [*AUTOPROFILE, "enforce", profile, "--ask", "--audit", "a.jsonl", "--"]
+    terminal = Terminal(
+        "sh", "-c", "trap '' HUP; exec \"$@\"", "sh", *words, tracee("refused"), 0, 0, 2, cwd=tmp_path
+    )
+    terminal.wait_for(" > ")
+    os.close(terminal.fd)
+    assert os.waitstatus_to_exitcode(os.waitpid(terminal.pid, 0)[1]) == 0
+    audit = read_audit(tmp_path / "a.jsonl")
+    assert audit.is_complete
+    assert [(r.event, r.action, r.count) for r in audit] == [("deny", "EACCES", 2)]
