@@ -118,7 +118,7 @@ def tables(results: Sequence[Result], calibration: Sequence[Calibration], facts:
         if calls or r.b_answered or not r.b_holds:
             answered = f"; answered with an error: {_calls(r.b_answered)}" if r.b_answered else ""
             lines.append(f"* {r.name}: {_calls(calls) or 'nothing by default'}{answered}")
-    lines += ["", _single(measured), ""]
+    lines += ["", _single(measured)]
     for r in results:
         if r.error:
             lines.append(f"* {r.name} was not measured: {r.error}")
