@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -134,10 +136,11 @@ print(out.strip(), target.returncode)
 
 def as_nobody(*argv: str, program: bytes = allow_all, before: str = "", **options) -> list[str]:
     """Attach as an unprivileged user to a program of that user; return what came of it."""
-    for parent in Path(argv[0]).parents:
-        if parent.stat().st_uid == os.geteuid() and parent.name.startswith(("pytest-", "tracees", "plain")):
-            parent.chmod(0o755)  # pytest's folders are for the user who runs it
-    code = IMPORTS + "drop_to_nobody()\n" + before + AS_NOBODY
-    done = tool(code, program.hex(), json.dumps(options), *argv)
+    # pytest's own folders are for the user who runs it.
+    with tempfile.TemporaryDirectory(prefix="attach-") as folder:
+        Path(folder).chmod(0o755)
+        copied = shutil.copy(argv[0], folder)  # with its mode
+        code = IMPORTS + "drop_to_nobody()\n" + before + AS_NOBODY
+        done = tool(code, program.hex(), json.dumps(options), copied, *argv[1:])
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
