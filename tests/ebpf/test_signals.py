@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -70,13 +71,27 @@ def test_termination_is_passed_on(tracee):
     assert process.returncode == 40 + signal.SIGTERM
 
 
+def _has_left_a_daemon(tool: int, word: str) -> bool:
+    """Tell whether the only program with this argument sleeps in a session of its own."""
+    running = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if word.encode() in words and int(folder.name) != tool:
+                in_sleep = (folder / "syscall").read_text().split()[0] == "230"  # clock_nanosleep
+                running.append(in_sleep and os.getsid(int(folder.name)) == int(folder.name))
+    return running == [True]
+
+
 def test_interrupt_ends_what_the_program_left_behind(tracee, tmp_path):
     """After the program's own end Ctrl-C asks its daemon to end, whose last calls are still seen."""
     file = tmp_path / "said"
-    process = start_tool(_RUN, tracee("daemon"), str(file), "60", start_new_session=True)
-    time.sleep(2)
+    process = start_tool(_RUN, tracee("daemon"), str(file), "600", start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not _has_left_a_daemon(process.pid, str(file)) and time.monotonic() < deadline:
+        time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == 0
     assert file.read_text() == "done"
 
