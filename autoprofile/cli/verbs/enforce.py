@@ -115,9 +115,9 @@ def _explain_death(output: Output, profile: Path, argv: tuple[str, ...], audit_f
     )
     compare = shlex.join(["autoprofile", "drift", str(profile), str(audit)])
     learned_from = read_profile(profile).program.path
-    origin = f", which was learned from {learned_from}" if learned_from else ""
+    origin = f" (learned from {learned_from})" if learned_from else ""
     output.warn(
-        f"{Path(argv[0]).name} was killed by seccomp (SIGSYS): it made a call that {profile} does not"
-        f" allow{origin}",
+        f"{Path(argv[0]).name} was killed by seccomp (SIGSYS): it made a call that {profile}{origin} does"
+        " not allow",
         f"to see which: {again}; {compare}",
     )
