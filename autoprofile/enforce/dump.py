@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,22 +17,15 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from autoprofile import kernel
-from autoprofile.abi.arch import ARCHES, X32_SYSCALL_BIT
-from autoprofile.abi.syscalls import syscall_nr
+from autoprofile.enforce.attach_calls import registers_unharmed
+from autoprofile.enforce.attach_threads import Frozen
 from autoprofile.errors import AutoprofileError, MachineError
 from autoprofile.filter import Program
-from autoprofile.filter.simulate import most_severe
 from autoprofile.kernel import KernelError, ptrace, seccomp
-from autoprofile.profile import Action
 
 __all__ = ["InstalledFilter", "ThreadState", "installed_filters", "thread_state", "unlike_threads"]
 
 _STOP_S: Final = 30  # a thread in an uninterruptible sleep does not stop
-
-# -ERESTART_RESTARTBLOCK and -ERESTARTNOHAND of include/linux/errno.h: what an interrupted call holds in its
-# result register while its thread is stopped; they never reach a program.
-_RESTART_BLOCK: Final = -516
-_RESTART_NO_HAND: Final = -514
 
 MODES: Final = {0: "none", 1: "strict", 2: "filter"}
 
@@ -113,10 +105,10 @@ def _tasks(pid: int) -> list[Path]:
 def installed_filters(tid: int) -> tuple[InstalledFilter, ...]:
     """Read the filters of a thread, the oldest first; () when it has none (`thread_state` tells why).
 
-    The thread stops for well under a millisecond, as at SIGSTOP and SIGCONT: a call it waits in goes on, or
-    fails with EINTR where signal(7) says so (``epoll_wait``, ``semop``). A sleep that would go on through
-    ``restart_syscall``, which its filters refuse, is made to begin anew instead (x86 only): it lasts longer,
-    where it would have died.
+    The thread stops for well under a millisecond, and a call it waits in goes on. On x86 that is seen to:
+    what a stop makes fail with EINTR (``epoll_wait``, signal(7)) is restarted, and a sleep that would go on
+    through ``restart_syscall``, which its filters refuse, begins anew: it lasts longer, where it would have
+    died.
 
     Raises:
         MachineError: without CAP_SYS_ADMIN, under a filter of our own, or on a kernel built without
@@ -209,20 +201,8 @@ def _filters(tid: int) -> tuple[InstalledFilter, ...]:
 
 
 def _spare_restart(tid: int, filters: tuple[InstalledFilter, ...]) -> None:
-    registers = ptrace.ptrace_get_registers(tid)
-    # (struct format, index of the result, index of the number): x86 asm/user_64.h and asm/user_32.h
-    layout = {216: ("=27q", 10, 15), 68: ("=17i", 6, 11)}.get(len(registers))
-    if layout is None or os.uname().machine != "x86_64":
+    if os.uname().machine != "x86_64":
         return
-    form, result, number = layout
-    values = list(struct.unpack(form, registers))
-    if values[result] != _RESTART_BLOCK:
-        return
-    bit = values[number] & X32_SYSCALL_BIT
-    arch = "i386" if len(registers) == 68 else "x32" if bit else "x86_64"
-    nr = syscall_nr(arch, "restart_syscall")
-    token = ARCHES[arch].audit_arch
-    answer = most_severe([f.program.simulate_ret(token, nr or 0) for f in filters])
-    if not Action.from_ret(answer).is_permitting:
-        values[result] = _RESTART_NO_HAND
-        ptrace.ptrace_set_registers(tid, struct.pack(form, *values))
+    registers = registers_unharmed(tid, Frozen.of(tid), lambda: [one.program for one in filters])
+    if registers is not None:
+        ptrace.ptrace_set_registers(tid, registers)

@@ -92,11 +92,30 @@ def test_a_sleep_that_could_not_be_resumed_is_begun_anew(spared, monkeypatch):
     """A sleeper whose filter refuses restart_syscall survives the reading; without that care it would die."""
     if not spared:
         monkeypatch.setattr(dump, "_spare_restart", lambda _tid, _filters: None)
-    with running(_SLEEP, SECOND.hex(), "900000" if spared else "60000000") as process:
+    with running(_SLEEP, SECOND.hex(), "2500000" if spared else "60000000") as process:
         wait_until(lambda: Path(f"/proc/{process.pid}/syscall").read_text().startswith(f"{CLOCK_NANOSLEEP} "))
         assert len(dump.installed_filters(process.pid)) == 1
         assert process.wait(timeout=60) == (0 if spared else -signal.SIGSYS)
         assert process.stdout.readline() == ("slept\n" if spared else "")
+
+
+@needs_filters_to_be_readable
+def test_a_wait_that_a_stop_would_end_goes_on():
+    """A process read a hundred times in epoll_wait gets its event, and never EINTR."""
+    code = """
+libc = ctypes.CDLL(None, use_errno=True)
+ep = libc.epoll_create1(0)
+event = (ctypes.c_char * 12).from_buffer_copy(b"\\x01" + bytes(11))
+libc.epoll_ctl(ep, 1, 0, event)
+"""
+    wait = "print(libc.epoll_wait(ep, event, 1, -1), ctypes.get_errno(), flush=True)\n"
+    with running(code + _INSTALL + wait, FIRST.hex()) as process:
+        wait_until(lambda: Path(f"/proc/{process.pid}/syscall").read_text().startswith("232 "))
+        for _ in range(100):
+            assert len(dump.installed_filters(process.pid)) == 1
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "1 0\n"
 
 
 @needs_filters_to_be_readable
