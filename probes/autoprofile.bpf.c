@@ -170,17 +170,25 @@ static __always_inline int is_adopted_at_exec(__u64 task)
 
 /* ------------------------------------------------------------------------------------------------- hooks */
 
-static __always_inline int enter(regs_t regs, __u32 nr, __u32 flags)
+/* The member that calls, made one if it is to be; null for a stranger. */
+static __always_inline struct thread *caller_of(regs_t regs, int *is_new)
 {
 	struct thread *thread = thread_at(regs);
 
-	if (!thread) {
-		if (is_stranger(regs))
-			return 0;
-		thread = find_caller(regs);
-	}
-	if (!thread)
-		thread = adopt_caller();
+	if (thread || is_stranger(regs))
+		return thread;
+	thread = find_caller(regs);
+	if (thread)
+		return thread;
+	*is_new = 1;
+	return adopt_caller();
+}
+
+static __always_inline int enter(regs_t regs, __u32 nr, __u32 flags)
+{
+	int is_new = 0;
+	struct thread *thread = caller_of(regs, &is_new);
+
 	if (thread)
 		on_enter(thread, regs, nr, flags);
 	return 0;
@@ -224,20 +232,14 @@ PROBE(sys_exit, "sys_exit")
 {
 	regs_t regs = (regs_t)ARGUMENT(0);
 	__s64 ret = ARGUMENT(1);
-	struct thread *thread = thread_at(regs);
+	int is_new = 0;
+	struct thread *thread = caller_of(regs, &is_new);
 
-	if (!thread) {
-		if (is_stranger(regs))
-			return 0;
-		thread = find_caller(regs);
-	}
-	if (!thread) {
-		/* It may never be seen at sys_enter: whoever is refused its first call here ends. */
-		thread = adopt_caller();
-		if (!thread)
-			return 0;
+	if (!thread)
+		return 0;
+	/* It may never be seen at sys_enter: whoever is refused its first call here ends. */
+	if (is_new)
 		thread->flags = (thread->flags & ~THREAD_SKIP_EXIT) | THREAD_UNSURE;
-	}
 	/* Of an i386 call only the lower half counts. */
 	if (thread->flags != THREAD_IN_CALL || (__u32)ret >= (__u32)-MAX_ERRNO)
 		return end_oddly(thread, regs, ret);

@@ -239,19 +239,5 @@ static __always_inline __u32 nr_of(regs_t regs)
 
 static __always_inline void read_args(__u64 *args, regs_t regs, __u32 arch)
 {
-	if (arch == ARCH_I386) {
-		args[0] = (__u32)regs->bx;
-		args[1] = (__u32)regs->cx;
-		args[2] = (__u32)regs->dx;
-		args[3] = (__u32)regs->si;
-		args[4] = (__u32)regs->di;
-		args[5] = (__u32)regs->bp;
-	} else {
-		args[0] = regs->di;
-		args[1] = regs->si;
-		args[2] = regs->dx;
-		args[3] = regs->r10;
-		args[4] = regs->r8;
-		args[5] = regs->r9;
-	}
+	ARGS_FROM(args, regs, arch);
 }

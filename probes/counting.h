@@ -48,21 +48,7 @@ static __always_inline void read_args_at(__u64 *args, __u64 regs, __u32 arch)
 	struct registers from = {};
 
 	bpf_probe_read_kernel(&from, sizeof(from), (void *)regs);
-	if (arch == ARCH_I386) {
-		args[0] = (__u32)from.bx;
-		args[1] = (__u32)from.cx;
-		args[2] = (__u32)from.dx;
-		args[3] = (__u32)from.si;
-		args[4] = (__u32)from.di;
-		args[5] = (__u32)from.bp;
-	} else {
-		args[0] = from.di;
-		args[1] = from.si;
-		args[2] = from.dx;
-		args[3] = from.r10;
-		args[4] = from.r8;
-		args[5] = from.r9;
-	}
+	ARGS_FROM(args, &from, arch);
 }
 
 /* ---------------------------------------------------------------------------------------------- members */

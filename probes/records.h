@@ -193,4 +193,24 @@ struct registers {
 	__u64 r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
 };
 
+/* The arguments of a call of this arch, in these registers: syscall(2). */
+#define ARGS_FROM(args, regs, arch)                                                                           \
+	do {                                                                                                  \
+		if (arch == ARCH_I386) {                                                                      \
+			args[0] = (__u32)(regs)->bx;                                                          \
+			args[1] = (__u32)(regs)->cx;                                                          \
+			args[2] = (__u32)(regs)->dx;                                                          \
+			args[3] = (__u32)(regs)->si;                                                          \
+			args[4] = (__u32)(regs)->di;                                                          \
+			args[5] = (__u32)(regs)->bp;                                                          \
+		} else {                                                                                      \
+			args[0] = (regs)->di;                                                                 \
+			args[1] = (regs)->si;                                                                 \
+			args[2] = (regs)->dx;                                                                 \
+			args[3] = (regs)->r10;                                                                \
+			args[4] = (regs)->r8;                                                                 \
+			args[5] = (regs)->r9;                                                                 \
+		}                                                                                             \
+	} while (0)
+
 #endif
