@@ -197,7 +197,9 @@ class Refusals:
 
         calls: dict[tuple[str, str, str, str, str], int] = {}
         for record in self._known.values():
-            event, action = ("deny", record["returned"]) if record["kind"] == "refused" else ("log", "allow")
+            event, action = (
+                ("deny", record["returned"] or "refused") if record["kind"] == "refused" else ("log", "allow")
+            )
             key = (event, str(record["syscall"]), record["arch"], str(action), "kernel")
             calls[key] = calls.get(key, 0) + int(record["count"])
         return Sample(calls, lost)
