@@ -35,7 +35,18 @@ PURE = ("profile", "learn", "filter", "drift", "lint", "formats")
 IMPURE_MODULES = {"time", "subprocess", "socket", "random", "secrets", "uuid", "platform"}
 
 # Never loaded by importing the package; only inside the functions that need them.
-HEAVY = {"pandas", "pyarrow", "bcc", "dask", "z3", "matplotlib", "jinja2", "rich", "elftools", "prometheus_client"}
+HEAVY = {
+    "pandas",
+    "pyarrow",
+    "bcc",
+    "dask",
+    "z3",
+    "matplotlib",
+    "jinja2",
+    "rich",
+    "elftools",
+    "prometheus_client",
+}
 
 MODULES = sorted(ROOT.rglob("*.py"))
 
