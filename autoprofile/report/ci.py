@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from autoprofile.drift.record import SEVERITIES
+from autoprofile.lint.sarif import LEVELS, sarif_log
 from autoprofile.report.facts import counted
 from autoprofile.report.summary import drift_summary, witness_text
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from autoprofile.drift.record import DriftRecord, DriftReport
 
 __all__ = ["drift_junit", "drift_markdown", "drift_sarif", "fails"]
-
-_LEVEL = {"high": "error", "medium": "warning", "low": "note", "info": "note"}
 
 _TITLES = {
     "new_syscall": "A syscall that the profile does not allow",
@@ -41,42 +40,25 @@ def drift_sarif(report: DriftReport, uri: str, *, version: str) -> dict[str, obj
         uri: where the profile lies, relative to the repository.
         version: of autoprofile.
     """
-    kinds = sorted({r.kind for r in report})
-    return {
-        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
-        "version": "2.1.0",
-        "runs": [
-            {
-                "tool": {
-                    "driver": {
-                        "name": "autoprofile",
-                        "version": version,
-                        "rules": [
-                            {"id": f"drift/{kind}", "shortDescription": {"text": _TITLES[kind]}}
-                            for kind in kinds
-                        ],
-                    }
-                },
-                "results": [
-                    {
-                        "ruleId": f"drift/{r.kind}",
-                        "level": _LEVEL[r.severity],
-                        "message": {"text": f"{r.call}: {r.why}"},
-                        "locations": [{"physicalLocation": {"artifactLocation": {"uri": uri}}}],
-                        "partialFingerprints": {"autoprofile/v1": r.id},
-                        "occurrenceCount": max(r.count, 1),
-                        "properties": {
-                            "severity": r.severity,
-                            "attribution": r.attribution,
-                            "program": r.program,
-                            "edit": r.edit,
-                        },
-                    }
-                    for r in report
-                ],
-            }
-        ],
-    }
+    results = [
+        {
+            "ruleId": f"drift/{r.kind}",
+            "level": LEVELS[r.severity],
+            "message": {"text": f"{r.call}: {r.why}"},
+            "locations": [{"physicalLocation": {"artifactLocation": {"uri": uri}}}],
+            "partialFingerprints": {"autoprofile/v1": r.id},
+            "occurrenceCount": max(r.count, 1),
+            "properties": {
+                "severity": r.severity,
+                "attribution": r.attribution,
+                "program": r.program,
+                "edit": r.edit,
+            },
+        }
+        for r in report
+    ]
+    titles = {f"drift/{r.kind}": _TITLES[r.kind] for r in report}
+    return sarif_log(titles, results, version=version)
 
 
 def drift_junit(report: DriftReport, name: str, *, fail_on: str) -> str:
