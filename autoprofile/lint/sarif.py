@@ -1,7 +1,7 @@
 """Findings as SARIF 2.1.0, the format that code hosts and editors read.
 
-In: a report and the file it is about. Out: one JSON document; severities map to SARIF's levels. Drift uses the
-same frame.
+In: a report and the file it is about. Out: one JSON document; severities map to SARIF's levels. Drift uses
+the same frame.
 """
 
 from __future__ import annotations
