@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["ATTACH_TIMEOUT_S", "AttachError", "Attachment", "attach"]
 
 ATTACH_TIMEOUT_S: Final = 30.0
-_ATTEMPTS: Final = 50
+_PAUSE_S: Final = 0.02  # between attempts at most
 _STUCK_S: Final = 0.2  # after which our own thread may be waiting for threads that an execve has killed
 _PASSABLE: Final = frozenset({"allow", "log", "notify"})  # answers to close with which it goes through
 
@@ -147,9 +147,9 @@ def attach(
                     )
                 ).run()
             except ChangedError:
-                if attempt == _ATTEMPTS or time.monotonic() > deadline:
+                if time.monotonic() > deadline:
                     raise
-                time.sleep(0.001 * attempt)
+                time.sleep(min(0.001 * attempt, _PAUSE_S))
     except BaseException:
         os.close(own)
         raise
