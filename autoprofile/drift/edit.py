@@ -1,8 +1,7 @@
 """The smallest change of a profile that accepts one refused call, as a rule, as YAML and applied.
 
 In: a profile and a call it refuses. Out: the edited profile, which accepts that call, arguments included, and
-nothing else that it refused before; where that is impossible (a deny rule is in the way) the edit says what
-it widens.
+nothing else that it refused before: a deny rule in the way is divided around it.
 """
 
 from __future__ import annotations
@@ -13,9 +12,11 @@ from typing import TYPE_CHECKING
 from autoprofile.abi.signatures import constrained_args
 from autoprofile.abi.syscalls import syscall_name
 from autoprofile.drift.record import DENIALS
+from autoprofile.errors import AutoprofileError
 from autoprofile.profile.action import Action
 from autoprofile.profile.arg import ANY, Arg
 from autoprofile.profile.model import Profile
+from autoprofile.profile.region import subtract_all
 from autoprofile.profile.rule import Evidence, SeccompRule
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from autoprofile.drift.record import DriftRecord
 
 __all__ = ["accept", "accept_rules", "accepting_rule", "edit_text", "in_the_way", "removing_text"]
+
+_MAX_PIECES = 64
+"""More pieces than this of one deny rule are no longer readable; then nothing is changed."""
 
 
 def accepting_rule(
@@ -54,8 +58,10 @@ def in_the_way(profile: Profile, arch: str, nr: int, args: Sequence[int | None])
 def accept(profile: Profile, records: Iterable[DriftRecord]) -> Profile:
     """Return the profile with the refused calls of `records` accepted; records of other kinds change nothing.
 
-    widens: where a deny rule refused the call, the whole rule goes, because no rule can make an exception
-        from it.
+    A deny rule that refused a call is divided around it: it goes on refusing everything else that it refused.
+
+    Raises:
+        AutoprofileError: a deny rule is in the way that cannot be divided.
     """
     for record in records:
         if record.kind not in DENIALS or record.arch is None or record.nr is None:
@@ -69,7 +75,8 @@ def accept(profile: Profile, records: Iterable[DriftRecord]) -> Profile:
 def accept_rules(profile: Profile, record: DriftRecord, added: Sequence[SeccompRule]) -> Profile:
     """Return the profile with rules added that accept the call of `record`, and the way to it cleared.
 
-    widens: as `accept` does where a deny rule is in the way.
+    Raises:
+        AutoprofileError: a deny rule is in the way that cannot be divided.
     """
     assert record.arch is not None
     assert record.nr is not None
@@ -80,11 +87,34 @@ def accept_rules(profile: Profile, record: DriftRecord, added: Sequence[SeccompR
         # not silently become allowed on the new one.
         rules = [r if r.arch else replace(r, arch=_having(r, arches)) for r in rules]
         arches.append(record.arch)
-    blocked = in_the_way(profile, record.arch, record.nr, record.args)
-    rules = [r for r in rules if r not in blocked]
+    for blocked in in_the_way(profile, record.arch, record.nr, record.args):
+        rules.remove(blocked)
+        rest = _with_exception(profile, blocked, record.arch, added)
+        if rest is None:
+            raise AutoprofileError(
+                f"the deny rule of {blocked.syscall} falls into over {_MAX_PIECES} rules around this call",
+                hint="change that rule in the profile by hand",
+            )
+        rules += rest
     limit = None if arches == [record.arch] else (record.arch,)
     rules += [rule for one in added if (rule := replace(one, arch=limit)) not in rules]
     return replace(profile, arch=tuple(arches), rules=tuple(rules))
+
+
+def _with_exception(
+    profile: Profile, rule: SeccompRule, arch: str, added: Sequence[SeccompRule]
+) -> list[SeccompRule] | None:
+    """Return the rules that refuse what `rule` refuses, but for the calls that `added` allow on one arch.
+
+    None where that takes too many.
+    """
+    others = tuple(a for a in rule.arch or _having(rule, profile.arch) if a != arch)
+    kept = [replace(rule, arch=others)] if others else []
+    pieces = subtract_all(rule.comparators, [one.comparators for one in added], _MAX_PIECES)
+    if pieces is None:
+        return None
+    limit = rule.arch if not others and rule.arch is None else (arch,)
+    return [*kept, *(replace(rule, args=piece, arch=limit) for piece in pieces)]
 
 
 def _having(rule: SeccompRule, arches: Sequence[str]) -> tuple[str, ...]:
@@ -106,12 +136,18 @@ def edit_text(
         rule: the rule to add; the one for exactly this call unless given.
     """
     lines: list[str] = []
-    for blocked in in_the_way(profile, arch, nr, args):
-        lines.append("# remove, because it wins over every rule that allows (widens: all that it refuses):")
-        lines += [f"#   {line}" for line in rules_text((blocked,), profile.arch)]
     arches = profile.arch
     limit = None if arches == (arch,) else (arch,)
     rule = replace(rule or accepting_rule(profile, arch, nr, args), arch=limit)
+    for blocked in in_the_way(profile, arch, nr, args):
+        lines.append("# remove, because it wins over every rule that allows:")
+        lines += [f"#   {line}" for line in rules_text((blocked,), profile.arch)]
+        rest = _with_exception(profile, blocked, arch, (rule,))
+        if rest is None:
+            lines.append("# and refuse the rest of it in another way: it falls into too many rules")
+        elif rest:
+            lines.append("# and add, so that the rest of it stays refused:")
+            lines += rules_text(rest, profile.arch)
     if arch not in arches:
         arches = (*arches, arch)
         lines.append(f"# move the rules under syscalls to syscalls_by_arch, {', '.join(profile.arch)}; then:")

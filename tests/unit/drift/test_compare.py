@@ -296,7 +296,7 @@ def test_an_edit_says_when_a_deny_rule_is_in_the_way() -> None:
     )
     report = compare(profile, [trace_of(*BASE.observations, observed("getuid"))])
     (record,) = report.denials
-    assert "widens" in record.edit
+    assert "remove, because it wins" in record.edit
     assert "getuid: EACCES" in record.edit
     assert accept(profile, [record]).decide("getuid").action == Action.ALLOW
 
