@@ -60,6 +60,14 @@ class Attaching:
         Raises:
             AutoprofileError: the process was not attached to.
         """
+        if self._new_supervisor is not None:
+            # A filter cannot be taken off again: what the end of this means has to be known before it begins.
+            mode = ", in complain mode too" if self._complain else ""
+            self._output.warn(
+                "supervising lasts until this ends; from then on every call that would have to be answered"
+                f" fails with ENOSYS{mode}, and programs may crash of that",
+                "stop the process first, or leave this running as long as it runs",
+            )
         with self._stopping_with_signals(), self._closing_unused():
             attach_tree(
                 pid,
@@ -71,10 +79,7 @@ class Attaching:
                 **options,
             )
             if self._serving:
-                self._output.note(
-                    "supervising; Ctrl-C ends this, not the process: from then on every call that would have"
-                    " to be answered fails with ENOSYS" + (", nothing passes" if self._complain else "")
-                )
+                self._output.note("supervising; Ctrl-C ends this, not the process")
             for thread, _ in self._serving:
                 # In slices, so that signals are handled meanwhile.
                 while thread.is_alive():

@@ -34,7 +34,9 @@ __all__ = ["command"]
     type=click.Choice(["kill", "errno", "log", "notify", "trap"]),
     help="What happens to a call that no rule names; the profile's own default unless given.",
 )
-@click.option("--complain", is_flag=True, help="Refuse nothing; record what would have been refused.")
+@click.option(
+    "--complain", is_flag=True, help="Refuse nothing while this runs; record what would have been refused."
+)
 @supervision_options
 @click.option("--allow-new-privs", is_flag=True, help="Let setuid programs gain their rights (root only).")
 @click.pass_context
@@ -65,6 +67,9 @@ def command(
     What a hybrid profile leaves open is decided by risk: calls of class medium and high are refused, the
     others run and are recorded. --ask and --hook decide about every violation; what they let pass runs with
     whatever its pointer arguments point to by then.
+
+    --pid cannot be undone. Where a supervisor is needed (notify, --complain, --audit, --ask, --hook), it
+    has to run as long as the process: after its end every call it would answer fails with ENOSYS.
 
     \b
       autoprofile enforce web.yaml -- ./web
