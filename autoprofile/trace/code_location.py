@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
 from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,14 +18,20 @@ from typing import TYPE_CHECKING
 from autoprofile.trace.maps import Mapping, open_mapped_file, parse_maps
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, BinaryIO
 
 __all__ = ["CodeLocation", "CodeLocator", "SymbolTable", "read_symbols"]
 
-_TABLE_BYTES_LIMIT = (
-    8 << 20
-)  # some 350,000 symbols; reading a larger table would hold the target for a second
+# The file is the target's own, so everything read of it is bounded: the supervisor works while others wait.
+_TABLE_BYTES_LIMIT = 8 << 20  # some 350,000 symbols; a larger table would hold the target for a second
+_STRINGS_BYTES_LIMIT = 64 << 20  # the names of one table
+_NAME_BYTES_LIMIT = 4096  # one name; a longer one is no use to a reader
+_NAMES_BYTES_LIMIT = 32 << 20  # all names together: they may overlap in the file
+_SECTIONS_LIMIT = 4096  # linked files have some dozens
+_SEGMENTS_LIMIT = 1170  # what the kernel runs: 64 KiB of program headers (fs/binfmt_elf.c)
+_SHF_COMPRESSED = 0x800
 _TABLES_KEPT = 64
+_SYMBOLS_KEPT = 2_000_000  # in all tables together, some 300 MB
 _STT_FUNC = 2
 _STT_GNU_IFUNC = 10
 _STACK_WORDS = 32
@@ -99,55 +106,104 @@ class SymbolTable:
 
 
 def read_symbols(fd: int) -> SymbolTable | None:
-    """Return the functions of an open ELF file, None when it is not ELF or damaged. Closes `fd`."""
-    from elftools.common.exceptions import ELFError, ELFParseError
+    """Return the functions of an open ELF file, None when it is not ELF or damaged. Closes `fd`.
+
+    Work and memory are bounded whatever the file says: a file beyond the limits has no symbols, or fewer.
+    """
+    from elftools.common.exceptions import ELFError
     from elftools.construct import ConstructError
     from elftools.elf.elffile import ELFFile
 
     with os.fdopen(fd, "rb") as stream:
         try:
-            return _symbols_of(ELFFile(stream))
+            return _symbols_of(ELFFile(stream), stream)
+        # What pyelftools and its parts are known to raise on damaged files, and reading them: a damaged or
+        # hostile file has no symbols, the offset still says where.
         except (
             ELFError,
-            ELFParseError,
             ConstructError,
+            zlib.error,
             struct.error,
-            ValueError,
-            OverflowError,
+            ArithmeticError,
+            AssertionError,
+            AttributeError,
+            LookupError,
             MemoryError,
+            OSError,
+            RecursionError,
+            TypeError,
+            ValueError,
         ):
-            return None  # a damaged or hostile file has no symbols; the offset still says where
+            return None
 
 
-def _symbols_of(elf: Any) -> SymbolTable:
+def _headers(elf: Any, stream: BinaryIO, kind: str, limit: int) -> list[Any]:
+    # Not through ELFFile's own iterators: they believe any count, and read the contents of some sections.
+    from elftools.common.utils import struct_parse
+
+    at, count, size = (elf[f"e_{kind}{field}"] for field in ("off", "num", "entsize"))
+    layout = elf.structs.Elf_Shdr if kind == "sh" else elf.structs.Elf_Phdr
+    if count == 0 or at == 0:
+        return []
+    if count > limit or size < layout.sizeof():
+        raise ValueError(f"{count} headers of {size} bytes")
+    return [struct_parse(layout, stream, at + index * size) for index in range(count)]
+
+
+def _contents(stream: BinaryIO, section: Any, limit: int) -> bytes:
+    if section["sh_type"] == "SHT_NOBITS" or section["sh_flags"] & _SHF_COMPRESSED:
+        return b""  # loaders cannot use a compressed table, and nobody writes one
+    if section["sh_size"] > limit:
+        return b""
+    stream.seek(section["sh_offset"])
+    return stream.read(section["sh_size"])
+
+
+def _symbols_of(elf: Any, stream: BinaryIO) -> SymbolTable:
     segments = tuple(
-        (int(s["p_offset"]), int(s["p_filesz"]), int(s["p_vaddr"])) for s in elf.iter_segments("PT_LOAD")
+        (int(s["p_offset"]), int(s["p_filesz"]), int(s["p_vaddr"]))
+        for s in _headers(elf, stream, "ph", _SEGMENTS_LIMIT)
+        if s["p_type"] == "PT_LOAD"
     )
-    order = "<" if elf.little_endian else ">"
+    sections = _headers(elf, stream, "sh", _SECTIONS_LIMIT)
     found: dict[int, tuple[int, str]] = {}
-    for section in elf.iter_sections():
-        if section["sh_type"] not in ("SHT_DYNSYM", "SHT_SYMTAB") or section["sh_size"] > _TABLE_BYTES_LIMIT:
-            continue
-        names = elf.get_section(section["sh_link"]).data()
-        raw = section.data()
-        # pyelftools makes an object per symbol (20 µs each, and libc has 3,000): they are unpacked here.
-        layout = struct.Struct(order + ("IBBHQQ" if elf.elfclass == 64 else "IIIBBH"))
-        for entry in layout.iter_unpack(raw[: len(raw) - len(raw) % layout.size]):
-            if elf.elfclass == 64:
-                name_at, info, _, index, value, size = entry
-            else:
-                name_at, value, size, info, _, index = entry
-            if index == 0 or size == 0 or info & 0xF not in (_STT_FUNC, _STT_GNU_IFUNC):
-                continue
-            end = names.find(b"\0", name_at)
-            name = names[name_at:end].decode("utf-8", "replace")
-            known = found.get(value)
-            if name and (known is None or _plainness(name) < _plainness(known[1])):
-                found[value] = (size, name)
+    left = _NAMES_BYTES_LIMIT
+    for kind in ("SHT_DYNSYM", "SHT_SYMTAB"):
+        # "Currently, an object file may have only one section of each type" (the System V gABI, chapter 4).
+        table = next((s for s in sections if s["sh_type"] == kind), None)
+        if table is not None and table["sh_link"] < len(sections):
+            names = _contents(stream, sections[table["sh_link"]], _STRINGS_BYTES_LIMIT)
+            left = _read_table(elf, _contents(stream, table, _TABLE_BYTES_LIMIT), names, found, left)
     starts = tuple(sorted(found))
     return SymbolTable(
         starts, tuple(found[s][0] for s in starts), tuple(found[s][1] for s in starts), segments
     )
+
+
+def _read_table(elf: Any, raw: bytes, names: bytes, found: dict[int, tuple[int, str]], left: int) -> int:
+    """Add the functions of one table to `found`; return how many bytes of names may still be read."""
+    # pyelftools makes an object per symbol (20 µs each, and libc has 3,000): they are unpacked here.
+    layout = struct.Struct(
+        ("<" if elf.little_endian else ">") + ("IBBHQQ" if elf.elfclass == 64 else "IIIBBH")
+    )
+    for entry in layout.iter_unpack(raw[: len(raw) - len(raw) % layout.size]):
+        if elf.elfclass == 64:
+            name_at, info, _, index, value, size = entry
+        else:
+            name_at, value, size, info, _, index = entry
+        if index == 0 or size == 0 or info & 0xF not in (_STT_FUNC, _STT_GNU_IFUNC):
+            continue
+        end = names.find(b"\0", name_at, name_at + _NAME_BYTES_LIMIT)
+        left -= end - name_at if end >= 0 else _NAME_BYTES_LIMIT
+        if left < 0:
+            break
+        if end <= name_at:
+            continue
+        name = names[name_at:end].decode("utf-8", "replace")
+        known = found.get(value)
+        if known is None or _plainness(name) < _plainness(known[1]):
+            found[value] = (size, name)
+    return left
 
 
 def _plainness(name: str) -> tuple[int, int, str]:
@@ -160,6 +216,7 @@ class CodeLocator:
     def __init__(self, *, symbols: bool = True) -> None:
         self._symbols = symbols
         self._tables: dict[tuple[int, int, int, int], SymbolTable | None] = {}
+        self._symbols_kept = 0
 
     def locate(self, tid: int, ip: int) -> CodeLocation:
         """Return the place of an instruction pointer.
@@ -202,9 +259,11 @@ class CodeLocator:
         if key in self._tables:
             os.close(fd)
             return self._tables[key]
-        if len(self._tables) >= _TABLES_KEPT:
+        if len(self._tables) >= _TABLES_KEPT or self._symbols_kept >= _SYMBOLS_KEPT:
             self._tables.clear()
+            self._symbols_kept = 0
         table = self._tables[key] = read_symbols(fd)
+        self._symbols_kept += len(table.starts) if table is not None else 0
         return table
 
     def _caller_through_vdso(self, tid: int, raw_maps: bytes) -> CodeLocation | None:
@@ -235,7 +294,8 @@ class CodeLocator:
 
 def _mapping_at(raw: bytes, ip: int) -> Mapping | None:
     # Only the line that matters is parsed: maps of real programs have hundreds.
-    for line in raw.splitlines():
+    # Not splitlines(): a file's name may hold a carriage return, which the kernel does not escape.
+    for line in filter(None, raw.split(b"\n")):
         dash = line.find(b"-")
         if int(line[dash + 1 : line.index(b" ", dash)], 16) > ip:
             if int(line[:dash], 16) > ip:

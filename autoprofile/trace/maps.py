@@ -60,7 +60,7 @@ class Mapping:
 def parse_maps(text: str) -> list[Mapping]:
     """Return the mappings in the text of a ``/proc/PID/maps`` file, in address order."""
     found = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # not splitlines(): a name may hold what Python calls a line end
         match = _LINE.fullmatch(line)
         if match is None:
             continue

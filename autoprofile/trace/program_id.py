@@ -44,7 +44,7 @@ _NT_GNU_BUILD_ID = 3
 _NT_GO_BUILD_ID = 4
 _AT_EXECFN = 31
 _PHDR_BYTES_LIMIT = 65536  # binfmt_elf refuses more (fs/binfmt_elf.c: load_elf_phdrs)
-_NOTE_BYTES_LIMIT = 65536
+_NOTE_BYTES_LIMIT = 65536  # of all notes together: a thousand headers may point at the same ones
 _DELETED = " (deleted)"
 
 _FileKey = tuple[int, int, int, int]
@@ -177,6 +177,7 @@ def _parse_elf(fd: int) -> ElfFacts | None:
     table = head[table_at : table_at + size] if table_at + size <= len(head) else os.pread(fd, size, table_at)
     interpreter = build_id = go_id = None
     has_abi_tag = False
+    left = _NOTE_BYTES_LIMIT
     for at in range(0, len(table) - entry_size + 1, entry_size):
         if is_64:
             kind, _, offset, _, _, length, _, alignment = struct.unpack_from(order + "IIQQQQQQ", table, at)
@@ -184,7 +185,8 @@ def _parse_elf(fd: int) -> ElfFacts | None:
             kind, offset, _, _, length, _, _, alignment = struct.unpack_from(order + "IIIIIIII", table, at)
         if kind not in (_PT_INTERP, _PT_NOTE) or offset >= 1 << 63:
             continue
-        length = min(length, _NOTE_BYTES_LIMIT)
+        length = min(length, left)
+        left -= length
         raw = head[offset : offset + length] if offset + length <= len(head) else os.pread(fd, length, offset)
         if kind == _PT_INTERP:
             interpreter = os.fsdecode(raw.split(b"\0")[0])

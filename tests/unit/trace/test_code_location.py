@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import os
 import shutil
+import struct
 import subprocess
 import time
 from pathlib import Path
@@ -102,3 +103,81 @@ def test_damaged_files_have_no_symbols(tmp_path, cut):
     raw[40:64] = b"\xff" * 24
     path.write_bytes(raw)
     assert not (found := read_symbols(os.open(path, os.O_RDONLY))) or not found.starts
+
+
+def crafted(sections: list[tuple[int, int, int, int, int]], data: bytes) -> bytes:
+    """Build an ELF file of sections alone: (type, flags, offset into `data`, size, link)."""
+    at = 64 + len(data)
+    head = struct.pack(
+        "<4s5B7xHHIQQQIHHHHHH",
+        *(b"\x7fELF", 2, 1, 1, 0, 0, 3, 62, 1, 0, 0, at, 0, 64, 0, 0, 64, len(sections), 0),
+    )
+    table = b"".join(
+        struct.pack("<IIQQQQIIQQ", 0, kind, flags, 0, 64 + offset, size, link, 0, 8, 24)
+        for kind, flags, offset, size, link in sections
+    )
+    return head + data + table
+
+
+def symbols_of(tmp_path: Path, raw: bytes) -> SymbolTable | None:
+    path = tmp_path / "crafted"
+    path.write_bytes(raw)
+    return read_symbols(os.open(path, os.O_RDONLY))
+
+
+SYMBOL = struct.pack("<IBBHQQ", 1, 2, 0, 1, 0x1000, 16)
+STRTAB, SYMTAB, DYNSYM, GNU_HASH = 3, 2, 11, 0x6FFFFFF6
+
+
+def test_a_crafted_file_has_a_symbol(tmp_path):
+    """The file builder of these tests makes what is read when nothing is wrong with it."""
+    table = symbols_of(
+        tmp_path, crafted([(STRTAB, 0, 0, 8, 0), (SYMTAB, 0, 8, 24, 0)], b"\0hello\0\0" + SYMBOL)
+    )
+    assert table is not None
+    assert (table.names, table.starts) == (("hello",), (0x1000,))
+
+
+@pytest.mark.parametrize("count", [4000, 60_000])
+def test_many_sections_over_one_table_cost_what_one_costs(tmp_path, count):
+    """Only one table of each kind is read, and a file with absurdly many sections not at all: nobody waits."""
+    data = b"\0hello\0\0" + SYMBOL * 20_000
+    raw = crafted([(STRTAB, 0, 0, 8, 0), *[(SYMTAB, 0, 8, len(data) - 8, 0)] * count], data)
+    table = symbols_of(tmp_path, raw)  # reading them all would take many minutes
+    assert (table is None) == (count > 4096)
+
+
+def test_names_that_never_end_are_not_searched_for(tmp_path):
+    """Strings without an end, and long ones that overlap, are read up to a total."""
+    size = 4 << 20
+    data = b"x" * size + SYMBOL * 100_000  # searching each to the end would read 400 GB
+    table = symbols_of(tmp_path, crafted([(STRTAB, 0, 0, size, 0), (SYMTAB, 0, size, 2_400_000, 0)], data))
+    assert table is not None
+    assert table.names == ()
+
+
+def test_hostile_sections_are_passed_over(tmp_path):
+    """Compressed, endless, absent and dangling tables have no symbols, and never raise."""
+    junk = b"\xff" * 256
+    for kind, flags, size, link in [
+        (DYNSYM, 0x800, 240, 0),  # SHF_COMPRESSED
+        (DYNSYM, 0, 1 << 62, 0),
+        (SYMTAB, 0, 240, 99),
+        (SYMTAB, 0, 240, 1),
+        (GNU_HASH, 0, 240, 0),
+    ]:
+        table = symbols_of(tmp_path, crafted([(8, 0, 0, 1 << 62, 0), (kind, flags, 0, size, link)], junk))
+        assert table is None or table.names == ()
+
+
+def test_a_carriage_return_in_a_file_name_is_no_line_of_the_map(tmp_path):
+    """The kernel writes it into the map as it is; places are still found."""
+    path = tmp_path / "a\rb\x0bc"
+    path.write_bytes(b"\xc3" * 4096)
+    with path.open("rb") as file:
+        page = mmap.mmap(file.fileno(), 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC, flags=mmap.MAP_PRIVATE)
+    mapping = next(m for m in read_maps(os.getpid()) if m.path == str(path))
+    # The lines after it are reached too: the scan passes over this name for any higher address.
+    for at in (mapping.start + 4, here("getppid") + 5):
+        assert CodeLocator(symbols=False).locate(os.getpid(), at).path is not None
+    page.close()

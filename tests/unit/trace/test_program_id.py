@@ -243,3 +243,19 @@ def test_identity_of_a_known_program_is_cheap():
         program_id.program_of(pid)
         best = min(best, time.perf_counter() - start)
     assert best < 150e-6
+
+
+def test_a_thousand_headers_over_the_same_notes_cost_what_one_costs(tmp_path):
+    """The notes of a file are read up to a total, not up to a limit for each header."""
+    count, notes = 1170, b"\0" * 65536  # each note of twelve zero bytes; all of them would take many seconds
+    head = struct.pack(
+        "<4s5B7xHHIQQQIHHHHHH",
+        *(b"\x7fELF", 2, 1, 1, 0, 0, 3, 62, 1, 0, 64, 0, 0, 64, 56, count, 0, 0, 0),
+    )
+    at = 64 + 56 * count
+    (tmp_path / "notes").write_bytes(
+        head + struct.pack("<IIQQQQQQ", 4, 4, at, 0, 0, len(notes), 0, 4) * count + notes
+    )
+    facts = program_id.elf_facts(str(tmp_path / "notes"))
+    assert facts is not None
+    assert facts.build_id is None
