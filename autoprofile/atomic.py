@@ -36,24 +36,26 @@ def write_atomic(
     *,
     overwrite: bool = True,
     mode: int = 0o666,
+    follow: bool = True,
 ) -> None:
     """Write a file whole or not at all: temporary file in the same directory, fsync, rename, fsync directory.
 
-    A symbolic link is followed, so that what it points to is replaced. An existing file keeps its permission
-    bits, and its owner and group where the caller may set them.
+    A symbolic link is followed, so that what it points to is replaced, unless `follow` is False. An existing
+    file keeps its permission bits, and its owner and group where the caller may set them.
 
     Args:
         path: the file.
         content: bytes, text (UTF-8), or a function that writes to the open binary file it is given.
         overwrite: whether an existing file may be replaced.
         mode: permission bits of a new file, cut by the umask.
+        follow: whether the path may be a symbolic link; False where somebody else may put one there.
 
     Raises:
         AutoprofileError: the file exists and may not be replaced, is no regular file, or cannot be written.
     """
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(path)) if follow else Path(path).absolute()
     try:
-        old = target.stat()
+        old = target.stat(follow_symlinks=follow)
     except FileNotFoundError:
         old = None
     except OSError as error:

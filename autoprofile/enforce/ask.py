@@ -6,7 +6,8 @@ A `CallEvent` in, a `Verdict` out, through /dev/tty. The target may use the same
   while it waits, so that the target cannot read the answer away: the kernel stops it if it tries, reads that
   wait already are made to try again, and it is continued afterwards;
 * to let a call pass a fresh code has to be typed, which the target cannot know: input that it pushed into the
-  terminal beforehand or meanwhile (TIOCSTI) never permits anything;
+  terminal beforehand or meanwhile (TIOCSTI) permits nothing. A wrong code refuses the call for good, and
+  after three of them nothing is asked any more: guessing has three chances in four thousand million;
 * whatever it chose itself (names, paths) is shown with control characters escaped.
 
 Anything but a clear answer refuses.
@@ -40,14 +41,36 @@ _LINE_LIMIT: Final = 256
 _LOOK_MS: Final = 200  # how often to see whether the caller still waits for the answer
 _STOP_S: Final = 2.0
 _READS: Final = frozenset({0, 19, 3, 145, 63, 65})  # read and readv, of x86_64, i386 and the generic table
-_ONCE, _ALWAYS, _DENY, _NO_ANSWER = b"o", b"a", b"d", b"-"
+_ONCE, _ALWAYS, _DENY, _WRONG, _NO_ANSWER = b"o", b"a", b"d", b"w", b"-"
+_CODE_BYTES: Final = 4
+_WRONG_CODES: Final = 3  # of a run
+_EXTPROC: Final = 0o200000  # asm-generic/termbits.h; the line is edited at the other end, not by the kernel
+_NONE: Final = b"\0"  # _POSIX_VDISABLE
+# The editing characters of a terminal (asm-generic/termbits-common.h, INIT_C_CC).
+_CHARACTERS: Final = {
+    termios.VINTR: b"\x03",
+    termios.VQUIT: b"\x1c",
+    termios.VERASE: b"\x7f",
+    termios.VKILL: b"\x15",
+    termios.VEOF: b"\x04",
+    termios.VSTART: b"\x11",
+    termios.VSTOP: b"\x13",
+    termios.VSUSP: b"\x1a",
+    termios.VREPRINT: b"\x12",
+    termios.VDISCARD: b"\x0f",
+    termios.VWERASE: b"\x17",
+    termios.VLNEXT: b"\x16",
+    termios.VEOL: _NONE,
+    termios.VEOL2: _NONE,
+    termios.VSWTC: _NONE,
+}
 
 
 class TerminalJudge:
     """Ask at the terminal.
 
-    An answer "always" or "deny" holds for the rest of the run and for every call of the same program with the
-    same arguments as shown, wherever in its code; "once" for this call alone.
+    An answer "always" or "deny", or a wrong code, holds for the rest of the run and for every call of the
+    same program with the same arguments as shown, wherever in its code; "once" for this call alone.
 
     Args:
         is_ours: tells whether a process group belongs to the supervised program or to this job, so that the
@@ -74,6 +97,7 @@ class TerminalJudge:
             signal.signal(signal.SIGTTIN, lambda _signum, _frame: None)
         self._is_ours = is_ours or _descends_from_us
         self._answers: dict[tuple[object, ...], Verdict] = {}
+        self._wrong_codes = 0
         self._lock = threading.Lock()  # several supervisors, one for each attached process, share a terminal
 
     def judge(self, event: CallEvent, waits: Callable[[], bool]) -> Verdict | None:
@@ -94,7 +118,14 @@ class TerminalJudge:
             return known or self._answer(key, _question(event), waits)
 
     def _answer(self, key: tuple[object, ...], question: str, waits: Callable[[], bool]) -> Verdict | None:
-        answer = self._ask(question, secrets.token_hex(2), waits)
+        if self._wrong_codes >= _WRONG_CODES:
+            raise AutoprofileError(
+                f"{_WRONG_CODES} wrong codes came from the terminal, perhaps the program's guesses: "
+                "calls are refused unasked"
+            )
+        answer = self._ask(question, secrets.token_hex(_CODE_BYTES), waits)
+        if answer == _WRONG:
+            self._wrong_codes += 1
         if answer == _ONCE:
             return Verdict(Action.ALLOW, remember=False)
         if answer == _NO_ANSWER:
@@ -221,11 +252,17 @@ def _stat_of(tid: int) -> tuple[str, int]:
 
 
 def _make_sane(tty: int) -> None:
-    # The target may have the terminal in raw mode. Flushing drops what was typed or pushed before.
+    # The target may have the terminal in raw mode, or let other characters end and edit a line. Flushing
+    # drops what was typed or pushed before.
     sane = termios.tcgetattr(tty)
+    sane[0] &= ~(termios.INLCR | termios.IGNCR | termios.ISTRIP)
     sane[0] |= termios.ICRNL
     sane[1] |= termios.OPOST | termios.ONLCR
-    sane[3] |= termios.ICANON | termios.ECHO | termios.ISIG
+    sane[2] |= termios.CREAD
+    sane[3] &= ~_EXTPROC
+    sane[3] |= termios.ICANON | termios.ECHO | termios.ECHOE | termios.ISIG | termios.IEXTEN
+    for index, character in _CHARACTERS.items():
+        sane[6][index] = character
     termios.tcsetattr(tty, termios.TCSAFLUSH, sane)
 
 
@@ -239,22 +276,26 @@ def _dialogue(tty: int, question: str, code: str, writer: int) -> bytes:
         words = line.split()
         if not words or words == ["d"] or words == ["deny"]:
             return _DENY
-        if len(words) == 2 and words[0] in ("o", "once", "a", "always") and words[1] == code:
+        if len(words) > 1 and words[0] in ("o", "once", "a", "always"):
+            if words[1:] != [code]:
+                _write(tty, "  this is not the code: the call is refused\n")
+                return _WRONG
             return _ONCE if words[0][0] == "o" else _ALWAYS
         _write(tty, f"  not understood; type the code {code} too to allow it\n{prompt}")
     return _NO_ANSWER
 
 
 def _read_line(tty: int, writer: int) -> str | None:
-    # A line of the terminal's own line discipline; None at the end of the input (Ctrl-D) or a hang-up, and
-    # when nobody waits for the answer any more.
+    # A line of the terminal's own line discipline; None at the end of the input (Ctrl-D) or a hang-up, when
+    # nobody waits for the answer any more, and for what does not end as a line (a target that ignores SIGTTOU
+    # may change the terminal even now).
     poller = select.poll()
     poller.register(tty, select.POLLIN)
     poller.register(writer, 0)
     if any(fd == writer for fd, _ in poller.poll()):
         return None
     data = os.read(tty, _LINE_LIMIT)
-    return data.decode("ascii", "replace") if data else None
+    return data.decode("ascii", "replace") if data.endswith(b"\n") else None
 
 
 def _write(tty: int, text: str) -> None:

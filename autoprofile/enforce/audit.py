@@ -2,10 +2,9 @@
 
 Each record is one write(2) to a file opened O_APPEND, within one page of it, so it survives ``kill -9`` of
 this process whole, and several runs may share a log. A log that was moved away (by our own rotation, another
-run's, or logrotate) is opened anew. Power loss: the file is synced at the end, or after each record if asked.
-A full
-disk or a broken pipe costs records, never a denial: they are counted, reported once, and written down as soon
-as writing works again.
+run's, or logrotate) is opened anew, but only as a file of its own: the target may be who moved it. Power
+loss: the file is synced at the end, or after each record if asked. A full disk or a broken pipe costs
+records, never a denial: they are counted, reported once, and written down as soon as writing works again.
 """
 
 from __future__ import annotations
@@ -253,10 +252,12 @@ class AuditWriter:
         elif self._is_at_name(status):
             return
         try:
-            fd = _open(self.path)
+            fd = _reopen(self.path, status.st_uid)
         except AutoprofileError as error:
             self._tell(
-                "move", f"the audit log {self.path} was moved away and cannot be begun anew ({error.what})"
+                "move",
+                f"the audit log {self.path} was moved away and cannot be begun anew ({error.what}); "
+                "records go on into the old file",
             )
             return
         os.close(self._fd)
@@ -294,8 +295,27 @@ class AuditWriter:
             self._on_trouble(message)
 
 
-def _open(path: str) -> int:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+def _reopen(path: str, owner: int) -> int:
+    # Whoever supervises may have more rights than the target, which may put anything at the name of the log:
+    # no link is followed, and nothing is written to what is another's, is no log, or has a second name.
+    fd = _open(path, os.O_NOFOLLOW)
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        what = "no regular file is there now"
+    elif status.st_uid not in (owner, os.geteuid()):
+        what = "another user's file is there now"
+    elif status.st_nlink > 1:
+        what = "a file with several names is there now"
+    elif _holds_something_else(fd):
+        what = "a file that is no audit log is there now"
+    else:
+        return fd
+    os.close(fd)
+    raise AutoprofileError(what, where=path)
+
+
+def _open(path: str, more_flags: int = 0) -> int:
+    flags = more_flags | os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
     try:
         # Nonblocking: a FIFO without a reader, or with a slow one, must not hold the supervised program.
         fd = os.open(path, flags | os.O_NONBLOCK, 0o600)

@@ -35,6 +35,9 @@ __all__ = ["GONE", "Caller", "Callers", "ProgramParts", "Task"]
 _PLACES_KEPT = 65_536
 _TASKS_KEPT = 128  # each holds a file descriptor
 
+#: Path, device, inode, time of change (ns) and size of a program's file.
+_Running = tuple[str, int, int, int, int]
+
 
 @dataclass(slots=True)
 class Task:
@@ -45,19 +48,25 @@ class Task:
     """
 
     directory: int
-    program: str | None
+    program: _Running | None
     process: int
     serial: int
 
     def is_same(self) -> bool:
         """Tell whether the thread still runs the program it ran when it was looked at."""
-        # exec(2) of another program shows here; one of the same program has the same identity anyway.
+        # exec(2) of another program shows here, a new file of the same name too.
         try:
-            return os.readlink("exe", dir_fd=self.directory) == self.program
+            return _running(self.directory) == self.program
         except PermissionError:
             return self.program is None
         except OSError:
             return False
+
+
+def _running(directory: int) -> _Running:
+    path = os.readlink("exe", dir_fd=directory)
+    status = os.stat("exe", dir_fd=directory)
+    return path, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +219,7 @@ class Callers:
             return self._open(tid)
         program = None
         with contextlib.suppress(OSError):
-            program = os.readlink("exe", dir_fd=directory)
+            program = _running(directory)
         process = thread_group_of(tid)
         if process is None:
             os.close(directory)

@@ -83,18 +83,34 @@ class HookJudge:
             raise
         except BaseException as error:
             # Whatever the user's code raises, SystemExit too, is its failure and never a pass.
-            where = _line_of(error, Path(getattr(self._function, "__module__", "hook")))
+            where = _line_of(error, Path(str(getattr(self._function, "__module__", "hook"))))
             raise AutoprofileError(
-                f"the hook failed on {event.syscall or event.nr} ({type(error).__name__}: {error})",
+                f"the hook failed on {event.syscall or event.nr} "
+                f"({type(error).__name__}: {_text_of(error, str)})",
                 where=where,
             ) from error
         try:
             return verdict_of(answer)
-        except ValueError as error:
+        except KeyboardInterrupt:
+            raise
+        except (
+            BaseException
+        ) as error:  # its own code, of a class derived from Verdict or str, may have raised
             raise AutoprofileError(
-                f"the hook answered {event.syscall or event.nr} with {answer!r}, which is no answer",
+                f"the hook answered {event.syscall or event.nr} with {_text_of(answer, repr)}, "
+                "which is no answer",
                 hint="return allow, deny, kill, log, the name of an errno, or None",
             ) from error
+
+
+def _text_of(value: object, convert: Callable[[object], str]) -> str:
+    # An object's __repr__ or __str__ is the user's code as well.
+    try:
+        return convert(value)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - whatever it raises
+        return f"<{type(value).__name__}>"
 
 
 def _line_of(error: BaseException, path: Path) -> str:

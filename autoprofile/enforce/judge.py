@@ -106,9 +106,12 @@ def verdict_of(answer: object) -> Verdict | None:
             name; or None.
 
     Raises:
-        ValueError: anything else, True and False among it: which of them means what is not to be guessed.
+        ValueError: anything else, True and False among it: which of them means what is not to be guessed; so
+            is a `Verdict` that holds something else than an `Action`.
     """
-    if answer is None or isinstance(answer, Verdict):
+    if answer is None:
+        return None
+    if isinstance(answer, Verdict):
         verdict = answer
     elif isinstance(answer, Action):
         verdict = Verdict(answer)
@@ -116,12 +119,17 @@ def verdict_of(answer: object) -> Verdict | None:
         try:
             verdict = Verdict(Action.errno("EPERM") if answer == "deny" else Action.parse(answer))
         except AutoprofileError as error:
-            raise ValueError(f"{answer!r} is no answer") from error
+            raise ValueError("this text is no answer") from error
     else:
-        raise ValueError(f"{answer!r} is no answer")
-    if verdict is not None and verdict.action.kind not in _POSSIBLE:
-        raise ValueError(f"{verdict.action} cannot be given from here")
-    return verdict
+        # Not its repr, which may be anybody's code.
+        raise ValueError(f"a {type(answer).__name__} is no answer")  # noqa: TRY004
+    action, remember = verdict.action, verdict.remember
+    # Dataclasses do not look at the types of what they are given.
+    if type(action) is not Action or type(action.data) is not int or type(remember) is not bool:
+        raise ValueError("a verdict holds an Action and a bool")
+    if action.kind not in _POSSIBLE:
+        raise ValueError(f"{action} cannot be given from here")
+    return Verdict(action, remember)
 
 
 class RiskPolicy:

@@ -6,13 +6,16 @@ numbers are taken when they are asked for; the threads that serve a program do n
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 import threading
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from autoprofile.atomic import write_atomic
 from autoprofile.errors import AutoprofileError, MachineError, UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ __all__ = ["Metrics", "MetricsTarget", "Sample", "parse_metrics_target"]
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:/\[\]]*):(?P<port>\d{1,5})")
 _PERIOD_S = 5.0
+_LINKS = 40  # as many as the kernel follows (MAXSYMLINKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +79,9 @@ class Metrics:
     """Publish counters while entered.
 
     A file is written anew every five seconds and at the end, in one step (for the node exporter's textfile
-    collector). An address answers ``GET /metrics``; anyone who can reach it can read the program's denials,
-    so it is localhost unless a host is given.
+    collector). A symbolic link is followed only if it and what it points to are the caller's own, and not
+    again after the start: the program may be able to put one there. An address answers ``GET /metrics``;
+    anyone who can reach it can read the program's denials, so it is localhost unless a host is given.
 
     Args:
         target: where.
@@ -96,6 +101,7 @@ class Metrics:
             ) from error
         self._client = prometheus_client
         self._target = target
+        self._path = None if target.path is None else _real_path(target.path)
         self._sources: list[Callable[[], Sample]] = []
         self._is_up = True
         self._done = threading.Event()
@@ -181,13 +187,32 @@ class Metrics:
                 continue  # a full disk now may have room later; the last write reports
 
     def _write(self) -> None:
-        assert self._target.path is not None
+        assert self._path is not None
+        # Not the library's write_to_textfile(), which opens a name that the program can foretell.
+        write_atomic(self._path, self._client.generate_latest(self._registry), follow=False)
+
+
+def _real_path(path: str) -> str:
+    # Each link on the way, and what is at its end, has to be ours; a file named itself may be anyone's.
+    real = path
+    for _ in range(_LINKS):
         try:
-            self._client.write_to_textfile(self._target.path, self._registry)
+            status = os.lstat(real)
+        except FileNotFoundError:
+            return real
         except OSError as error:
+            raise AutoprofileError(f"cannot write the metrics: {error.strerror}", where=real) from error
+        is_link = stat.S_ISLNK(status.st_mode)
+        if (is_link or real != path) and status.st_uid != os.geteuid():
             raise AutoprofileError(
-                f"cannot write the metrics: {error.strerror}", where=self._target.path
-            ) from error
+                "this link, or what it points to, belongs to another user; no metrics are written there",
+                where=path,
+                hint="name a file of your own",
+            )
+        if not is_link:
+            return real
+        real = os.path.join(os.path.dirname(real), os.readlink(real))  # noqa: PTH115, PTH118, PTH120
+    raise AutoprofileError(f"cannot write the metrics: {os.strerror(errno.ELOOP)}", where=path)
 
 
 def _sample_of(supervisor: NotifySupervisor) -> Sample:

@@ -7,8 +7,10 @@ of them wins, under a lock on the folder, and the others find a short log.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import stat
 
 __all__ = ["rotate"]
 
@@ -52,9 +54,14 @@ def _lines_in(path: str) -> int:
     # Lines that are not padding; a log is at most a few megabytes where it is rotated.
     count = 0
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
+        # Whoever may write to the folder could put a pipe or a device there, which has no end.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+            raise
+        return 0
+    with open(fd, "rb") as file:  # noqa: PTH123
+        if stat.S_ISREG(os.fstat(fd).st_mode):
             for line in file:
                 count += line.lstrip(b" ")[:1] == b"{"
-    except FileNotFoundError:
-        pass
     return count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -87,6 +88,48 @@ def test_a_log_that_was_moved_away_is_begun_anew(tmp_path):
     assert len(read_audit(tmp_path / "old.jsonl")) == 3
     assert len(read_audit(path)) == 4
     assert read_audit(path).sessions[0].session == writer.session
+
+
+@pytest.mark.parametrize("what", ["link", "dangling link", "second name", "no log", "another's", "pipe"])
+def test_a_log_is_begun_anew_only_as_a_file_of_its_own(tmp_path, what):
+    """What somebody put at the name of a log that he moved is neither followed nor written to: the old file is, and it is said."""
+    victim = tmp_path / "victim"
+    if what != "dangling link":
+        victim.write_text('{"not": "yours"}\n' if what != "no log" else "root::0:0\n")
+    path = tmp_path / "a.jsonl"
+    told: list[str] = []
+    writer = AuditWriter(path, on_trouble=told.append)
+    fill(writer, 3)
+    path.rename(tmp_path / "old.jsonl")
+    if what.endswith("link"):
+        path.symlink_to(victim)
+    elif what == "second name":
+        path.hardlink_to(victim)
+    elif what == "pipe":
+        os.mkfifo(path)
+    else:
+        victim.rename(path)
+        victim = path
+    if what == "another's":
+        if os.geteuid():
+            pytest.skip("only root can give a file away")
+        os.chown(path, 65534, 65534)
+    before = victim.read_bytes() if victim.exists() else None
+    fill(writer, 4, first=3)
+    writer.close(denials=7, distinct=7)
+    assert (victim.read_bytes() if victim.exists() else None) == before
+    assert len(read_audit(tmp_path / "old.jsonl")) == 7
+    assert len(told) == 1
+    assert "cannot be begun anew" in told[0]
+
+
+def test_a_pipe_among_rotated_files_holds_nobody(tmp_path):
+    """A pipe at the name of the oldest file of a log does not stop the rotation."""
+    path = tmp_path / "a.jsonl"
+    os.mkfifo(tmp_path / "a.jsonl.1")
+    with AuditWriter(path, max_size=MIN_SIZE, keep=1) as writer:
+        fill(writer, 500)
+    assert (tmp_path / "a.jsonl.1").is_file()
 
 
 def test_two_runs_rotate_one_log(tmp_path):
