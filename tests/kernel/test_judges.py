@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from autoprofile.auditlog import read_audit
 from tests.cli.tool import AUTOPROFILE, autoprofile, environment
+from tests.conftest import need_program
 
 pytestmark = pytest.mark.kernel
 
@@ -91,6 +93,12 @@ def test_a_hook_decides(tracee, profile, tmp_path, body, failed, error, event):
         ("return 0", "0, which is no answer"),
         ('return "maybe"', "'maybe', which is no answer"),
         ('return "trap"', "'trap', which is no answer"),
+        (
+            "return __import__('autoprofile.enforce.judge').enforce.judge.Verdict('deny')",
+            "which is no answer",
+        ),
+        ("return type('Odd', (), {'__repr__': lambda self: 1 / 0})()", "<Odd>, which is no answer"),
+        ("raise type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})", "(Odd: <Odd>)"),
     ],
 )
 def test_a_failing_hook_refuses(tracee, profile, tmp_path, body, says):
@@ -227,7 +235,7 @@ class Terminal:
 
     def answer(self, text: str) -> None:
         """Answer the next question; CODE stands for the code it shows."""
-        code = self.wait_for(r"o ([0-9a-f]{4}) = allow once.* > ")[1]
+        code = self.wait_for(r"o ([0-9a-f]{8}) = allow once.* > ")[1]
         self.type(text.replace("CODE", code) + "\n")
 
     def end(self) -> int:
@@ -253,12 +261,15 @@ class Terminal:
         (["a CODE"], "0 0"),
         (["o CODE", "o CODE", "o CODE"], "0 0"),
         (["o CODE", "d"], f"2 {errno.EPERM}"),
-        (["o", "o 00", "a CODEx"], None),
+        (["o 00"], f"3 {errno.EPERM}"),
+        (["a CODEx"], f"3 {errno.EPERM}"),
+        (["o CODE CODE"], f"3 {errno.EPERM}"),
+        (["o", "y", "what"], None),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_the_user_decides(tracee, profile, tmp_path, answers, result):
-    """Enter and d refuse for good, o lets one call pass and a all of them, but only with the code shown; else nothing passes."""
+    """Enter, d and a wrong code refuse for good, o lets one call pass and a all of them, with the code shown; else nothing passes."""
     words = [*AUTOPROFILE, "enforce", profile, "--ask", "--audit", "a.jsonl", "--", tracee("refused"), 0, 0]
     count = 3 if result is not None else 1
     terminal = Terminal(*words, count, cwd=tmp_path)
@@ -337,11 +348,40 @@ def test_without_a_terminal_there_is_no_asking(profile, tmp_path):
 def test_what_the_target_pushes_into_the_terminal_permits_nothing(tracee, profile, tmp_path):
     """Answers that the program itself puts into the terminal's input (TIOCSTI) let no call pass."""
     terminal = Terminal(*AUTOPROFILE, "enforce", profile, "--ask", "--", tracee("pushes_tty"), cwd=tmp_path)
-    code = terminal.wait_for(r"o ([0-9a-f]{4}) = allow once")[1]
+    code = terminal.wait_for(r"o ([0-9a-f]{8}) = allow once")[1]
     # It may have refused itself by now, or still wait for an answer; only the code permits.
     terminal.type("d\nd\nd\n")
     assert terminal.end() == 0
     assert re.search(rf"errno ({errno.EPERM}|{errno.EACCES})\b", terminal.text), (code, terminal.text)
+
+
+def test_guessing_ends_the_asking(tracee, tmp_path):
+    """After three wrong codes nothing is asked any more: calls get what the profile says, and the user is told."""
+    profile = tmp_path / "p.yaml"
+    profile.write_text(DENYLIST + "  socket: EACCES\n")
+    program = Path(tracee("refused"))
+    other = tmp_path / "other"
+    shutil.copy(program, other)
+    script = '"$0" 1 1 1; "$1" 1 1 1; "$1" 0 0 2'
+    words = [*AUTOPROFILE, "enforce", profile, "--ask", "--", "sh", "-c", script, program, other]
+    terminal = Terminal(*words, cwd=tmp_path)
+    for _ in range(3):
+        terminal.answer("a 00000000")
+    assert terminal.end() == 0
+    assert terminal.text.count("allow once") == 3
+    assert "3 wrong codes" in terminal.text
+    assert f"parent 2 {errno.EACCES}" in terminal.text
+
+
+def test_a_question_ends_lines_as_usual(tracee, profile, tmp_path):
+    """Whatever characters end and edit lines at the terminal before, at a question newline and the usual ones do."""
+    need_program("stty", package="coreutils")
+    shell = ["sh", "-c", 'stty eol a eol2 e erase 0 && exec "$@"', "sh"]
+    words = [*shell, *AUTOPROFILE, "enforce", profile, "--ask", "--", tracee("refused"), 0, 0, 1]
+    terminal = Terminal(*words, cwd=tmp_path)
+    terminal.answer("a CODE")
+    assert terminal.end() == 0
+    assert "parent 0 0" in terminal.text
 
 
 def test_a_terminal_that_goes_away_refuses(tracee, profile, tmp_path):
