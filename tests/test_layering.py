@@ -14,6 +14,7 @@ FLOORS = {
     "errors": 0,
     "abi": 0,
     "atomic": 0,
+    "printable": 0,
     "kernel": 1,
     "profile": 1,
     "observations": 1,

@@ -238,4 +238,6 @@ def _show_traceback(output: Output) -> None:
     if output.verbosity >= 2:
         import traceback
 
-        traceback.print_exc(file=sys.stderr)
+        from autoprofile.printable import printable
+
+        sys.stderr.write(printable(traceback.format_exc()))

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from autoprofile.cli import exit as exits
+from autoprofile.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,8 +62,12 @@ class Output:
         return stream.isatty() and self._environ.get("TERM") != "dumb"
 
     def data(self, text: str) -> None:
-        """Write a result to stdout as it is."""
+        """Write a result to stdout as it is: a document, or a page whose parts are escaped already."""
         sys.stdout.write(text)
+
+    def text(self, text: str) -> None:
+        """Write lines for people to stdout, control characters shown instead of obeyed."""
+        self.data(printable(text))
 
     def binary(self, data: bytes) -> None:
         """Write bytes to stdout."""
@@ -89,12 +94,12 @@ class Output:
     def note(self, what: str) -> None:
         """Say on stderr what is being done; silenced by ``-q``."""
         if self.verbosity >= 0:
-            self._write(f"{what}\n")
+            self._write(f"{printable(what)}\n")
 
     def detail(self, what: str) -> None:
         """Say on stderr what only ``-v`` asks for."""
         if self.verbosity >= 1:
-            self._write(f"{self._styled('note', what)}\n")
+            self._write(f"{self._styled('note', printable(what))}\n")
 
     def progress(self) -> ProgressLine:
         """Return a line that shows progress on a terminal, and nothing elsewhere or with ``-q``."""
@@ -111,7 +116,7 @@ class Output:
         return Style(width, self.colours(sys.stdout))
 
     def _say(self, label: str, what: str) -> None:
-        self._write(f"{self._styled(label, label + ':')} {what}\n")
+        self._write(f"{self._styled(label, label + ':')} {printable(what)}\n")
 
     def _styled(self, style: str, text: str) -> str:
         return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self.colours(sys.stderr) else text
@@ -157,7 +162,7 @@ class ProgressLine:
         self._next = now + self.INTERVAL_S
         columns = _terminal_width()
         with suppress(OSError):
-            self._stream.write(f"\r\x1b[K{text[: columns - 1]}\r")
+            self._stream.write(f"\r\x1b[K{printable(text)[: columns - 1]}\r")
             self._stream.flush()
             self._is_drawn = True
 

@@ -17,6 +17,7 @@ from autoprofile.cli.drifting import compared, read_reviewed, review_file, write
 from autoprofile.cli.histories import record_if_kept, user_name
 from autoprofile.cli.inputs import read_profile
 from autoprofile.errors import AutoprofileError, UsageError
+from autoprofile.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -198,7 +199,7 @@ def walk(session: Session) -> None:
         if first or record.program != program:
             first, program = False, record.program
             here = sum(r.program == program for r in left)
-            _say(f"== {program or 'the evidence as a whole'}: {here} to decide\n")
+            _say(f"== {printable(program or 'the evidence as a whole')}: {here} to decide\n")
         if not _ask(session, record, len(left)):
             return
         if any(r.id == record.id for r in session.open_records()):
@@ -270,8 +271,9 @@ def _explanation(profile: Profile, record: DriftRecord) -> str:
     for name, value in sorted(record.witness.items()):
         if value is not None:
             lines.append(f"  {name}: {value}")
-    return "\n".join(lines) + "\n"
+    return printable("\n".join(lines)) + "\n"
 
 
 def _say(text: str) -> None:
+    # As it is: the differences are coloured; the other parts are made printable where they are made.
     click.echo(text, nl=False, err=True)

@@ -1,12 +1,14 @@
 """A page of text: headings, facts, tables and lines, at most 80 columns wide, with colour only when asked.
 
 The text renderers of this package fill a `TextPage` and return what it renders. Colour is decoration: every
-severity is also a word.
+severity is also a word. Control characters in what is added are shown, never obeyed.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
+
+from autoprofile.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -47,7 +49,7 @@ class TextPage:
         from rich.padding import Padding
         from rich.text import Text
 
-        self._parts.append(Padding(Text(text, style=style), (0, 0, 0, indent)))
+        self._parts.append(Padding(Text(printable(text), style=style), (0, 0, 0, indent)))
 
     def heading(self, text: str) -> None:
         """Add an empty line and a heading."""
@@ -59,7 +61,7 @@ class TextPage:
         """Add text that must not be wrapped, so that it can be copied."""
         from rich.text import Text
 
-        for line in text.rstrip("\n").split("\n"):
+        for line in printable(text).rstrip("\n").split("\n"):
             part = Text(" " * indent + line, style="green")
             self._unwrapped.add(id(part))
             self._parts.append(part)
@@ -90,7 +92,7 @@ class TextPage:
         from rich.table import Table
         from rich.text import Text
 
-        kept = [list(row) for row in rows]
+        kept = [[printable(cell) for cell in row] for row in rows]
         if not kept:
             return
         table = Table(

@@ -80,6 +80,6 @@ def command(
             },
         )
     else:
-        output.data(f"{action}: {why}\n")
+        output.text(f"{action}: {why}\n")
         output.detail("the compiled filter answers the same")
     return exits.FINDINGS if exit_code and action.kind != "allow" else exits.DONE

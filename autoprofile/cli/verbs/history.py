@@ -68,7 +68,7 @@ def command(
     if as_json:
         output.json("history", {"versions": _rows(history), "is_current": is_current})
         return
-    output.data(_text(history))
+    output.text(_text(history))
     if not is_current:
         output.warn(
             "the profile was changed since its last version",

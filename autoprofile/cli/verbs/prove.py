@@ -79,5 +79,5 @@ def command(ctx: click.Context, profile: Path, raw: tuple[Path, ...], beyond: st
             + (f"; numbers newer than the profile get {newer})\n" if newer else ")\n")
         )
     else:
-        output.data(f"refuted: {proof.counterexample}\n")
+        output.text(f"refuted: {proof.counterexample}\n")
     return exits.DONE if proof.holds else exits.FINDINGS

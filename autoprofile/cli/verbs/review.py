@@ -89,7 +89,7 @@ def command(
     if as_json:
         output.json("review", session.to_dict())
     else:
-        output.data(session.summary())
+        output.text(session.summary())
     return exits.FINDINGS if session.open_records() else exits.DONE
 
 

@@ -68,7 +68,7 @@ def command(
             nonlocal sample
             for record in refusals.update(watch, watch.counts()):
                 if not as_json:
-                    output.data(refusal_text(record))
+                    output.text(refusal_text(record))
                     sys.stdout.flush()
             if published is not None:
                 sample = refusals.sample(watch.lost)
