@@ -67,7 +67,8 @@ class Imported:
 
     Args:
         profile: what it says.
-        notes: where the profile means something else than the runtimes of that format make of it.
+        notes: where the profile means something else than the runtimes of that format make of it, and where
+            either lets more pass than the document seems to say.
     """
 
     profile: Any

@@ -7,14 +7,16 @@ runtimes, so none is ever written.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
-from autoprofile.abi.arch import ARCHES
-from autoprofile.abi.syscalls import syscall_nr
+from autoprofile.abi.arch import ARCHES, compat_arches
+from autoprofile.abi.signatures import signature
+from autoprofile.abi.syscalls import syscall_nr, syscall_table
 from autoprofile.errors import AutoprofileError, ProfileError, UsageError
 from autoprofile.formats.conditions import Condition, conditions_of
 from autoprofile.formats.fidelity import Exported, Imported, Note
@@ -213,6 +215,8 @@ def import_oci(
         raise ProfileError(error.what, where=where, hint=error.hint) from None
     except RecursionError:
         raise ProfileError("it is nested too deeply", where=where) from None
+    except ValueError:  # int() refuses to read more digits than sys.get_int_max_str_digits()
+        raise ProfileError("it has a number of thousands of digits", where=where) from None
     if isinstance(content, dict) and "ociVersion" in content:
         linux = content.get("linux")
         content = linux.get("seccomp") if isinstance(linux, dict) else None
@@ -250,7 +254,7 @@ def profile_from_document(
         for args in _alternatives(entry.get("args") or ()):
             for name in names:
                 if not any(syscall_nr(one, name) is not None for one in arches):
-                    notes.append(Note("kept", name, "no such call on these arches: left out"))
+                    notes.append(_note_unknown(name, action, default))
                     continue
                 evidence = Evidence(reason=entry["comment"]) if entry.get("comment") else None
                 rules.append(SeccompRule(name, action, args or ANY, None, evidence))
@@ -258,6 +262,7 @@ def profile_from_document(
         if content.get(name):
             notes.append(Note("kept", name, "how the filter is installed, not what it means: left out"))
     rules = _as_libseccomp(rules, notes)
+    _note_half_registers(rules, arches, default, notes)
     mode = "denylist" if default.is_permitting else "allowlist"
     try:
         profile = Profile(arch=arches, level="permissive", mode=mode, default=default, rules=tuple(rules))
@@ -285,7 +290,29 @@ def _arches(content: dict[str, Any], native: str, where: str, notes: list[Note])
         for token in found
         if token not in by_token
     ]
-    return names or (native,)
+    if not names:
+        return (native,)
+    # seccomp_init(3) starts with the arch of the machine, and runtimes only add to it.
+    if native not in names and set(names) <= set(compat_arches(native)):
+        notes.append(
+            Note("narrowed", _ARCH[native], "not listed; runtimes take the machine's arch in all the same")
+        )
+    return names
+
+
+def _note_unknown(name: str, action: Action, default: Action) -> Note:
+    # libseccomp leaves out what it does not know, too. Where that is a mistyped name of a call that should
+    # be refused, the call passes.
+    known = any(syscall_nr(one, name) is not None for one in ARCHES)
+    if known or action.severity <= default.severity:
+        return Note("kept", name, "no such call on these arches: left out")
+    near = difflib.get_close_matches(name, syscall_table("x86_64"), 1)
+    return Note(
+        "impossible",
+        name,
+        f"no call of this name is known, so {action} is left out"
+        + (f"; {near[0]} is meant perhaps" if near else ""),
+    )
 
 
 def _action(name: str, holder: dict[str, Any], number: str, text: str, where: str) -> Action:
@@ -371,6 +398,44 @@ def _as_libseccomp(rules: list[SeccompRule], notes: list[Note]) -> list[SeccompR
             )
     _note_overlaps(kept, notes)
     return list(dict.fromkeys(kept))
+
+
+def _note_half_registers(
+    rules: Sequence[SeccompRule], arches: Sequence[str], default: Action, notes: list[Note]
+) -> None:
+    # The kernel reads the low half of a register for an int, runtimes compare all of it, and so do we.
+    # widens: with a bit set in the high half a call gets past such a rule.
+    for rule in rules:
+        passes = rule.action.is_permitting
+        others = [default, *(one.action for one in rules if one.syscall == rule.syscall)]
+        if not any(one.is_refusing if passes else not one.is_refusing for one in others):
+            continue
+        indexes = {
+            spec.index
+            for arch in arches
+            if ARCHES[arch].bits == 64 and (known := signature(arch, str(rule.syscall))) is not None
+            for spec in known.args
+            if spec.width == 32
+        }
+        notes += [
+            Note(
+                "widened",
+                str(rule.syscall),
+                f"{rule.action} compares 64 bits of argument {one.index}, as in runtimes, and the kernel"
+                " reads 32 of them: with others set the call passes",
+            )
+            for one in rule.comparators
+            if one.index in indexes and _is_dodged(one, passes=passes)
+        ]
+
+
+def _is_dodged(one: Arg, *, passes: bool) -> bool:
+    # Can a call of which the kernel sees the same be made to match (or, refused, not to match)?
+    if one.width != 64 or one.op == "any":
+        return False
+    if passes:
+        return one.op in {"ne", "gt", "ge"}
+    return one.op in {"eq", "lt", "le"} or (one.op == "masked_eq" and (one.mask or 0) > _U32)
 
 
 def _note_overlaps(rules: Sequence[SeccompRule], notes: list[Note]) -> None:

@@ -199,4 +199,60 @@ def test_overlapping_conditions_of_different_answers_are_said():
             ],
         }
     )
-    assert [n.effect for n in import_oci(text).notes] == ["narrowed"]
+    # beside it, that the errno rule looks at more bits than the kernel
+    assert [n.effect for n in import_oci(text).notes] == ["narrowed", "widened"]
+
+
+def _noted(default: str, *entries: dict[str, Any], arches: tuple[str, ...] = ("SCMP_ARCH_X86_64",)) -> Any:
+    return import_oci(
+        json.dumps({"defaultAction": default, "architectures": list(arches), "syscalls": list(entries)})
+    )
+
+
+@pytest.mark.parametrize(
+    ("default", "action", "call", "condition", "effects"),
+    [
+        ("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "socket", ("SCMP_CMP_EQ", 16, 0), ["widened"]),
+        ("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "socket", ("SCMP_CMP_MASKED_EQ", 0xFFFFFFFF, 16), []),
+        ("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "socket", ("SCMP_CMP_GE", 16, 0), []),
+        ("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "mmap", ("SCMP_CMP_EQ", 16, 0), []),
+        ("SCMP_ACT_ERRNO", "SCMP_ACT_KILL_PROCESS", "socket", ("SCMP_CMP_EQ", 16, 0), []),
+        ("SCMP_ACT_ERRNO", "SCMP_ACT_ALLOW", "socket", ("SCMP_CMP_NE", 40, 0), ["widened"]),
+        ("SCMP_ACT_ERRNO", "SCMP_ACT_ALLOW", "socket", ("SCMP_CMP_EQ", 1, 0), []),
+    ],
+)
+def test_a_rule_that_the_high_half_of_a_register_gets_past_is_said(default, action, call, condition, effects):
+    """The import compares whole registers as runtimes do, and names what the kernel does not read so."""
+    op, value, second = condition
+    args = [{"index": 0, "op": op, "value": value, "valueTwo": second}]
+    made = _noted(default, {"names": [call], "action": action, "args": args})
+    assert [note.effect for note in made.notes] == effects
+    if effects:
+        dirty = made.profile.decide_call("x86_64", 41, (1 << 32 | value, 0, 0, 0, 0, 0))
+        assert dirty.action == ALLOW
+
+
+def test_a_refused_call_that_does_not_exist_is_said():
+    """A mistyped name in a denylist refuses nothing; what cannot be refused for other reasons is no news."""
+    entry = {"names": ["ptrcae", "arm_fadvise64_64"], "action": "SCMP_ACT_ERRNO"}
+    notes = _noted("SCMP_ACT_ALLOW", entry).notes
+    assert [(note.effect, note.subject) for note in notes] == [
+        ("impossible", "ptrcae"),
+        ("kept", "arm_fadvise64_64"),
+    ]
+    assert "ptrace is meant perhaps" in notes[0].detail
+    allowed = _noted("SCMP_ACT_ERRNO", {"names": ["ptrcae"], "action": "SCMP_ACT_ALLOW"}).notes
+    assert [note.effect for note in allowed] == ["kept"]
+
+
+def test_the_arch_of_the_machine_is_missed():
+    """Runtimes take the arch of the machine in although only its 32-bit one is listed; we say that we do not."""
+    made = _noted("SCMP_ACT_ERRNO", arches=("SCMP_ARCH_X86",))
+    assert made.profile.arch == ("i386",)
+    assert [(note.effect, note.subject) for note in made.notes] == [("narrowed", "SCMP_ARCH_X86_64")]
+
+
+def test_a_number_without_end_is_one_error():
+    """More digits than Python reads are an error of the document."""
+    with pytest.raises(ProfileError, match="digits"):
+        import_oci('{"defaultAction": ' + "1" * 5000 + "}", "x.json")
