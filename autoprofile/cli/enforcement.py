@@ -63,6 +63,8 @@ class Enforcement:
         self._where = where
         self._supervision = supervision
         self._complain = supervision.complain
+        # What is open to a decision is the profile's to say, and --on-violation log makes a denylist of any.
+        self._are_rules_open = profile.mode == "denylist" or profile.default == Action.ALLOW
         self._profile = profile if on_violation is None else _answering(profile, _ANSWERS[on_violation])
         self._judge = supervision.judge_for(self._profile)
         self._metrics: Metrics | None = None
@@ -121,7 +123,10 @@ class Enforcement:
         profile = self._with_fallbacks()
         if self._is_supervised:
             profile = _handed_over(
-                self._profile, everything=self._complain, violations=self._supervision.asks
+                self._profile,
+                everything=self._complain,
+                violations=self._supervision.asks,
+                rules=self._supervision.asks and self._are_rules_open,
             )
             self._say_what_stays_refused(profile, output)
         beyond, has_bitmap = answer_beyond(profile), kernel_release() >= (5, 11)
@@ -225,7 +230,7 @@ class Enforcement:
         decision = self._profile.decide_call(arch, nr, args)
         if decision.action.kind == "notify" or self._profile.default == Action.ALLOW:
             return True
-        if self._profile.mode == "denylist":
+        if self._are_rules_open:
             return decision.rule is not None
         return decision.rule is None and self._supervision.asks
 
@@ -266,7 +271,9 @@ def _answering(profile: Profile, action: Action) -> Profile:
     return replace(profile, default=action, mode="denylist" if action.is_permitting else "allowlist")
 
 
-def _handed_over(profile: Profile, *, everything: bool, violations: bool = False) -> Profile:
+def _handed_over(
+    profile: Profile, *, everything: bool, violations: bool = False, rules: bool = False
+) -> Profile:
     """Return the profile whose filter hands what is not allowed to the supervisor, which records it.
 
     Not handed over is what is refused with ENOSYS by a rule: that is how libc is told to take another way,
@@ -280,8 +287,9 @@ def _handed_over(profile: Profile, *, everything: bool, violations: bool = False
         everything: for complain mode.
         violations: hand over violations too that the profile answers by trap, since somebody decides about
             them; without an opinion of theirs they fail with EPERM.
+        rules: what rules answer by trap is such a violation too, as in a denylist.
     """
-    asks_of_rules = everything or (violations and profile.mode == "denylist")
+    asks_of_rules = everything or rules
 
     def handed(action: Action) -> Action:
         if action == Action.LOG or (_is_refusing(action) and (asks_of_rules or action.kind != "trap")):
@@ -295,14 +303,14 @@ def _handed_over(profile: Profile, *, everything: bool, violations: bool = False
             return Action.NOTIFY
         return handed(rule.action)
 
-    rules = tuple(replace(rule, action=of(rule)) for rule in profile.rules)
+    made = tuple(replace(rule, action=of(rule)) for rule in profile.rules)
     keeps = profile.default == Action.ALLOW or (
         profile.default.kind == "trap" and not (everything or violations)
     )
     default = profile.default if keeps else Action.NOTIFY
     mode = "denylist" if default == Action.ALLOW else "allowlist"
     bad_arch = profile.bad_arch if profile.bad_arch.kind == "trap" and not everything else Action.NOTIFY
-    return replace(profile, rules=rules, default=default, mode=mode, bad_arch=bad_arch)
+    return replace(profile, rules=made, default=default, mode=mode, bad_arch=bad_arch)
 
 
 def _is_refusing(action: Action) -> bool:

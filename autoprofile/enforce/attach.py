@@ -29,6 +29,7 @@ from autoprofile.enforce.attach_target import (
     refuse_arch,
     refuse_unfit,
     seccomp_of,
+    status_of,
 )
 from autoprofile.enforce.attach_threads import Frozen, StoppedThreads, filters_of
 from autoprofile.errors import AutoprofileError, LaunchError, MachineError
@@ -43,10 +44,10 @@ from autoprofile.trace.maps import read_maps
 from autoprofile.trace.targets import threads_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from autoprofile.enforce.attach_calls import Judge
-    from autoprofile.trace.maps import Mapping
+    from autoprofile.trace.maps import Mapping as MemoryMapping
 
 __all__ = ["ATTACH_TIMEOUT_S", "AttachError", "Attachment", "attach"]
 
@@ -69,6 +70,7 @@ class Attachment:
         filters_before: how many filters it was under; None where the kernel does not tell (before Linux 5.9).
         foreign: those filters, the oldest first, where they could be read (CAP_SYS_ADMIN); else None.
         children: its child processes of that moment, which run on as they were; later ones are filtered.
+            Each with the time it was started, in clock ticks after boot, which tells it from a later one.
         stopped_s: how long its threads stood still, in seconds.
     """
 
@@ -79,7 +81,7 @@ class Attachment:
     threads: int
     filters_before: int | None
     foreign: tuple[Program, ...] | None
-    children: frozenset[int]
+    children: Mapping[int, int]
     stopped_s: float
 
 
@@ -324,7 +326,10 @@ class _Attempt:
         expected = before.filters + len(self._request.programs)
         for thread in frozen:
             state = seccomp_of(thread.tid)
-            if state is not None and state[2] not in (expected, 0):  # 0: killed meanwhile
+            if state is None or state[2] == expected:
+                continue
+            # A thread gives its filters back as it ends (seccomp_filter_release()), and then it shows none.
+            if state[2] != 0 or not _is_exiting(thread.tid):
                 raise AttachError(
                     f"thread {thread.tid} of process {self._request.pid} is under {state[2]} filters instead"
                     f" of {expected}: this kernel did not do what it said"
@@ -397,7 +402,7 @@ class _Attempt:
                 close_listener(injection, stopped, fd, self._listener)
 
 
-def _stacks(maps: Sequence[Mapping], frozen: Sequence[Frozen], chosen: Frozen) -> list[int]:
+def _stacks(maps: Sequence[MemoryMapping], frozen: Sequence[Frozen], chosen: Frozen) -> list[int]:
     # Where there may be room: on the first thread's own stack, if it is on it just now; else on the chosen's.
     own = [m for m in maps if m.path == "[stack]"]
     first = [t.sp for t in frozen if any(m.start <= t.sp <= m.end for m in own)]
@@ -415,10 +420,19 @@ def _reap(tid: int) -> None:
             os.waitid(os.P_PID, tid, options)
 
 
-def _children_of(pid: int) -> frozenset[int]:
-    found: set[int] = set()
+def _is_exiting(tid: int) -> bool:
+    status = status_of(tid)
+    return status is None or status.is_exiting
+
+
+def _children_of(pid: int) -> dict[int, int]:
+    # For a process that stands still: what it has started stays its child for as long.
+    found: dict[int, int] = {}
     for tid in threads_of(pid):
         # Without CONFIG_PROC_CHILDREN there is no such file.
         with suppress(OSError):
-            found.update(map(int, Path(f"/proc/{pid}/task/{tid}/children").read_text().split()))
-    return frozenset(found)
+            for child in map(int, Path(f"/proc/{pid}/task/{tid}/children").read_text().split()):
+                status = status_of(child)
+                if status is not None and status.parent == pid:
+                    found[child] = status.started
+    return found

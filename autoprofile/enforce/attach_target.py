@@ -37,6 +37,8 @@ __all__ = [
 _PF_IO_WORKER: Final = 0x10
 _PF_USER_WORKER: Final = 0x4000
 _PF_KTHREAD: Final = 0x00200000
+_PF_EXITING: Final = 0x4
+_STARTED: Final = 19  # position of starttime after the name in /proc/PID/stat, proc(5)
 
 _YAMA: Final = Path("/proc/sys/kernel/yama/ptrace_scope")
 
@@ -64,9 +66,11 @@ class Status:
         state: one letter: R S D T t Z X I (proc(5)).
         tracer: the pid of its tracer, 0 without one.
         uid: its real user id.
+        started: when it was started, in clock ticks after boot.
         no_new_privs: whether the attribute is set.
         seccomp: 0 disabled, 1 strict, 2 filter.
         filters: how many filters it is under; None before Linux 5.9.
+        is_exiting: it is on its way out (PF_EXITING), or has ended.
         is_kernel: it has no user-space code (kernel threads).
         is_worker: it works for the kernel on behalf of a process (io_uring) and cannot be traced.
     """
@@ -78,9 +82,11 @@ class Status:
     state: str
     tracer: int
     uid: int
+    started: int
     no_new_privs: bool
     seccomp: int
     filters: int | None
+    is_exiting: bool
     is_kernel: bool
     is_worker: bool
 
@@ -115,9 +121,11 @@ def status_of(tid: int) -> Status | None:
         state=fields["State"][:1],
         tracer=int(fields["TracerPid"]),
         uid=int(fields["Uid"].split()[0]),
+        started=int(numbers[_STARTED]),
         no_new_privs=fields.get("NoNewPrivs") == "1",
         seccomp=int(fields.get("Seccomp", "0")),
         filters=None if filters is None else int(filters),
+        is_exiting=bool(flags & _PF_EXITING) or fields["State"][:1] in "ZX",
         is_kernel=bool(flags & _PF_KTHREAD),
         is_worker=bool(flags & (_PF_IO_WORKER | _PF_USER_WORKER)),
     )

@@ -53,24 +53,27 @@ def attach_tree(
     known = _opened(descendants_of(pid)) if descendants else {}
     try:
         first = attach(pid, programs, **options)
-        todo = set(first.children) | set(known)
+        started = dict(first.children)
         done = {pid, os.getpid()}  # we may have been started by it, and its filters are not for us
         on_attached(first)
-        while descendants and todo - done:
-            child = min(todo - done)
+        while descendants and (todo := (started.keys() | known.keys()) - done):
+            child = min(todo)
             done.add(child)
             try:
                 pidfd = known.get(child)
                 if pidfd is None:
                     pidfd = known[child] = kernel.pidfd_open(child)
-                    if not _descends(child, done):
+                    status = status_of(child)
+                    # Its parent may have ended since, and another be its parent by now: it is the same still.
+                    if status is None or status.started != started[child]:
                         continue  # ended, and its number is someone else's by now
                 attached = attach(child, programs, pidfd=pidfd, **options)
             except AutoprofileError as error:
                 if _lives(child, known.get(child)):
                     on_refused(child, error)
                 continue
-            todo |= attached.children
+            for born, when in attached.children.items():
+                started.setdefault(born, when)
             on_attached(attached)
     finally:
         for pidfd in known.values():
@@ -85,11 +88,6 @@ def _opened(pids: set[int]) -> dict[int, int]:
         except KernelError:
             continue
     return opened
-
-
-def _descends(pid: int, done: set[int]) -> bool:
-    status = status_of(pid)
-    return status is not None and status.parent in done
 
 
 def _lives(pid: int, pidfd: int | None) -> bool:

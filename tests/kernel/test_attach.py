@@ -386,6 +386,56 @@ def test_a_descendant_that_cannot_be_attached_to_is_named(tracee):
             os.killpg(process.pid, signal.SIGKILL)
 
 
+def test_a_child_whose_parent_ends_during_the_attach_is_attached_to(monkeypatch):
+    """A child found while its parent stood still is filtered, although init is its parent by the time."""
+    monkeypatch.setattr("autoprofile.enforce.attach_tree.descendants_of", lambda _: set())
+    script = "sleep 600 & echo ready; wait"
+    with running("sh", "-c", script, start_new_session=True) as process:
+        seen: list[Attachment] = []
+
+        def on_attached(attachment: Attachment) -> None:
+            seen.append(attachment)
+            if attachment.pid == process.pid:
+                process.kill()
+                process.wait(LIMIT_S)
+
+        try:
+            errors: dict[int, AutoprofileError] = {}
+            attach_tree(process.pid, [allow_all], on_attached=on_attached, on_refused=errors.__setitem__)
+            for attachment in seen:
+                os.close(attachment.pidfd)
+            assert not errors
+            (child,) = seen[0].children
+            assert [a.pid for a in seen] == [process.pid, child]
+            assert field(child, "Seccomp_filters") == "1"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("exiting", [True, False])
+def test_no_filters_are_believed_of_ended_threads_only(monkeypatch, tracee, exiting):
+    """A thread that shows no filters afterwards is taken for killed if it is, else the attach fails."""
+    from autoprofile.enforce import attach as module
+
+    real = module.seccomp_of
+    asked: list[int] = []
+
+    def seccomp_of(tid: int):
+        asked.append(tid)
+        state = real(tid)
+        return state if len(asked) == 1 else (state[0], state[1], 0)
+
+    monkeypatch.setattr(module, "seccomp_of", seccomp_of)
+    if exiting:
+        monkeypatch.setattr(module, "_is_exiting", lambda _: True)
+    with running(tracee("waits"), "read") as process:
+        if exiting:
+            os.close(attach(process.pid, [allow_all]).pidfd)
+        else:
+            with pytest.raises(AttachError, match="0 filters instead of 1"):
+                attach(process.pid, [allow_all])
+
+
 def test_an_attached_process_is_watched_by_its_pidfd(tracee):
     """Its end is seen without being its parent, and signals reach it alone."""
     with running(tracee("waits"), "read") as process:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from autoprofile.abi.syscalls import syscall_table
 from autoprofile.auditlog import read_audit
 from tests.cli.tool import AUTOPROFILE, autoprofile, environment
 from tests.conftest import need_program
@@ -109,6 +110,22 @@ def test_a_failing_hook_refuses(tracee, profile, tmp_path, body, says):
     assert done.stderr.count("warning: the hook") == 1
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("answer", ["EACCES", "trap"])
+@pytest.mark.parametrize("violation", [(), ("--on-violation", "log")])
+def test_a_hook_cannot_allow_what_an_allowlist_refuses_by_rule(tracee, tmp_path, violation, answer):
+    """An explicit refusal of an allowlist is nobody's to allow, whatever violations get."""
+    path = tmp_path / "p.yaml"
+    allowed = "".join(f"  {name}: any\n" for name in sorted(syscall_table("x86_64")) if name != "getppid")
+    text = f"autoprofile: 1\narch: [x86_64]\nlevel: strict\nmode: allowlist\ndefault: EPERM\nsyscalls:\n{allowed}"
+    path.write_text(text + f"deny:\n  getppid: {answer}\n")
+    words = ["enforce", path, *violation, "--hook", hook(tmp_path, 'return "allow"'), "--", tracee("refused")]
+    done = autoprofile(*words, 0, 0, 5, cwd=tmp_path)
+    if answer == "trap":
+        assert done.returncode == 159, done.stderr
+    else:
+        assert done.stdout.endswith(f"parent 5 {errno.EACCES}\n"), done.stderr
 
 
 def test_a_hook_kills(tracee, profile, tmp_path):
