@@ -6,19 +6,24 @@ In: a command, a target or files. Out: a trace, and the command's exit status. W
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
+import threading
 import time
 from dataclasses import dataclass
 from functools import reduce
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from autoprofile.cli import exit as exits
 from autoprofile.errors import AutoprofileError, MachineError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from types import FrameType
 
     from autoprofile.cli.output import Output, ProgressLine
     from autoprofile.cli.stability import Runs, Windows
@@ -28,9 +33,66 @@ if TYPE_CHECKING:
     from autoprofile.trace.source import Progress, TraceSource
     from autoprofile.trace.targets import Target
 
-__all__ = ["How", "default_target", "read_logs", "run_command", "watch_target"]
+__all__ = ["How", "Stop", "default_target", "read_logs", "run_command", "watch_target"]
 
 CHECKPOINT_S = 5.0  # a crash loses no more of a long watch than this
+_SAME_S = 0.5  # timeout(1) and some shells send a signal to the tool and to its group: that is one, not two
+
+
+class Stop:
+    """While entered, the first Ctrl-C or SIGTERM ends the learning after the run in progress; the next, us.
+
+    Nothing is raised: an exception in the middle of a callback from libbpf would be lost. A source has its
+    own handlers while its program runs; what they took is seen here, too, by the wakeup descriptor.
+
+    Attributes:
+        signum: the signal that came first, 0 for none.
+    """
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self._since_s = 0.0
+        self._before: dict[int, Any] = {}
+        self._reader = self._writer = self._wakeup = -1
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(signum) is not signal.SIG_IGN:
+                    self._before[signum] = signal.signal(signum, self._came)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+        if self._reader >= 0:
+            signal.set_wakeup_fd(self._wakeup)
+            os.close(self._reader)
+            os.close(self._writer)
+            self._reader = -1
+
+    def is_asked(self, *, but: int = 0) -> bool:
+        """Tell whether one of the signals has come; `but` is one that the tool sent to itself meanwhile."""
+        if self._reader >= 0:
+            with contextlib.suppress(BlockingIOError):
+                for signum in os.read(self._reader, 4096):
+                    if signum in self._before and signum != but:
+                        self._note(signum)
+        return bool(self.signum)
+
+    def _note(self, signum: int) -> None:
+        if not self.signum:
+            self.signum, self._since_s = signum, time.monotonic()
+
+    def _came(self, signum: int, _frame: FrameType | None) -> None:
+        if not self.signum:
+            self._note(signum)
+        elif time.monotonic() - self._since_s > _SAME_S:
+            os.write(2, b"error: interrupted\n")
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +181,7 @@ def run_command(
     privileged: bool,
     keep: Callable[[Trace], None] | None = None,
     stability: Runs | None = None,
+    stop: Stop | None = None,
 ) -> tuple[Trace, int]:
     """Run a command some times under a trace source.
 
@@ -131,10 +194,14 @@ def run_command(
         privileged: whether setuid programs gain their rights.
         keep: given what was seen every few seconds, by the eBPF source.
         stability: asked after each run whether another is needed.
+        stop: ends the repeating early; entered by the caller, who also writes under it what was learned.
 
     Returns:
         The trace of all runs, and the shell status: the first that is not 0, 125 when a later run failed to
-        start.
+        start, 128 + N when signal N ended the repeating between runs.
+
+    Raises:
+        KeyboardInterrupt: the first run was not begun.
     """
     from autoprofile.cli.deadline import deadline
     from autoprofile.trace.source import SOURCES, Command, auto_source, source_named
@@ -148,9 +215,13 @@ def run_command(
     name = Path(argv[0]).name
     line = output.progress()
     seen: Trace | None = None
+    stop = Stop() if stop is None else stop
     status: int = exits.DONE
+    is_cut = False
+    failed: list[int] = []
     for run in count(1):
         source = source_named(backend)
+        _until(source, stop)
         if keep is not None:
             _keep(source, seen, keep)
         which = f" (run {run} of {runs})" if stability is None and runs > 1 else ""
@@ -158,11 +229,21 @@ def run_command(
         if (stability is None or run == 1) and _can_start(argv, backend):
             output.note(f"learning {name} with {backend}{which}; Ctrl-C ends it")
         try:
+            if stop.is_asked():
+                raise KeyboardInterrupt
             with deadline(timeout_s, source.interrupt) as timed:
                 result = source.run(Command(argv), on_progress=_shown(line, name), privileged=privileged)
+        except KeyboardInterrupt:
+            if seen is None:
+                raise
+            is_cut = True
+            break
         except AutoprofileError as error:
             if seen is None:
                 raise
+            if stop.is_asked():  # Ctrl-C reached the program before it had started
+                is_cut = True
+                break
             # What the runs before have shown is not lost with this one.
             output.warn(f"run {run} could not be made: {error}", hint=error.hint)
             status = status or exits.NOT_RUN
@@ -172,16 +253,55 @@ def run_command(
             output.note(f"{name} was ended after {timeout_s:g} s")
         seen = result.trace if seen is None else seen.merge(result.trace)
         status = status or result.status
-        if result.trace.ledger.entries.get("interrupted"):
-            break  # Ctrl-C ends the learning, not one run of it
+        is_asked = stop.is_asked(but=signal.SIGTERM if timed.is_over else 0)
+        if result.trace.ledger.entries.get("interrupted") or (is_asked and result.status):
+            is_cut = True  # Ctrl-C ends the learning, not one run of it
+            break
+        if result.status:
+            failed.append(result.status)
         if run == runs or (stability is not None and not stability.wants_more(seen)):
+            break
+        if stop.is_asked():
+            is_cut = True
             break
         if keep is not None:
             keep(seen)
-    if stability is not None:
-        stability.conclude()
     assert seen is not None
+    line.clear()
+    if stability is not None:
+        stability.conclude(interrupted=is_cut)
+    elif is_cut and seen.meta.runs < runs:
+        output.warn(
+            f"interrupted: {seen.meta.runs} of {runs} runs were made; what they have shown is written"
+        )
+    if is_cut and stop.signum and not status:
+        status = 128 + stop.signum
+    _warn_of_failed(output, failed, seen.meta.runs)
     return seen, status
+
+
+def _warn_of_failed(output: Output, failed: Sequence[int], runs: int) -> None:
+    if failed and runs == 1:
+        output.warn(
+            f"the command ended with status {failed[0]}: what was learned is that of a failed run",
+            hint="--force learns it again, --merge adds a run that succeeds",
+        )
+    elif failed:
+        statuses = ", ".join(map(str, sorted(set(failed))))
+        output.warn(
+            f"{len(failed)} of {runs} runs ended with status {statuses}: what was learned is in part that of"
+            " failed runs"
+        )
+
+
+def _until(source: TraceSource, stop: Stop) -> None:
+    from autoprofile.trace.source import SOURCES
+
+    if source.name == "ebpf" and "ebpf" in SOURCES:
+        from autoprofile.trace.ebpf import EbpfSource
+
+        if isinstance(source, EbpfSource):
+            source.is_stopped = stop.is_asked
 
 
 def _can_start(argv: Sequence[str], backend: str) -> bool:

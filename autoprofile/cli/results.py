@@ -226,6 +226,12 @@ class Plan:
                     continue  # saved by an editor meanwhile
                 write_atomic(self._target, edited)
             self._warn_of_lifted(before, merged.profile)
+            was, now = before.program.path, learned.program.path
+            if was is not None and now is not None and was != now:
+                self._output.warn(
+                    f"{self._target} is of {was}: it now allows what {now} needs, too",
+                    hint="-o names a profile of its own",
+                )
             for widening in merged.widenings:
                 self._output.warn(str(widening))
             return before, merged.profile
@@ -255,9 +261,11 @@ class Plan:
         what = f"{counted(len(names), 'syscall')} allowed, {len(checked)} of them only with known arguments"
         if profile.default.kind == "allow":
             what = f"{counted(len(refused), 'syscall')} refused, at least with some arguments"
+        cut = trace.ledger.entries.get("interrupted", 0)  # of that no call was lost
         self._output.note(
             f"wrote {self._target}: {what}; {counted(trace.events, 'call')} of"
-            f" {counted(trace.process_count, 'process', 'processes')} seen, {trace.ledger.total} lost"
+            f" {counted(trace.process_count, 'process', 'processes')} seen, {trace.ledger.total - cut} lost"
+            + (", interrupted" if cut else "")
         )
         if before is not None:
             from autoprofile.profile.diff import diff

@@ -74,8 +74,12 @@ class Runs:
             return False
         return not self._is_stable
 
-    def conclude(self) -> None:
+    def conclude(self, *, interrupted: bool = False) -> None:
         """Say so when learning ends before the bound was reached, or when reaching it means little."""
+        if interrupted and not self._is_stable:
+            # The summary of what is written gives the estimate, with the run that was cut short.
+            self._output.warn("not stable: interrupted before the chance of something new was small enough")
+            return
         if self._is_stable and len(self._runs) == 1 and self._taken > 1:
             self._output.warn(
                 f"all {self._taken} runs made the very same calls: that holds for more of the same, and says "

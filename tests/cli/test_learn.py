@@ -76,6 +76,49 @@ def test_ctrl_c_ends_the_repeating_and_keeps_what_was_learned(tmp_path: Path) ->
     assert (learned.runs, learned.complete) == (1, False)
 
 
+@pytest.mark.kernel
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("times", [["--runs", "100000"], ["--until-stable=0.000001", "--runs", "100000"]])
+def test_a_signal_at_any_moment_ends_the_repeating(
+    tmp_path: Path, times: list[str], signum: signal.Signals
+) -> None:
+    """Between runs, too: no exception, no lost profile, and the status tells the signal."""
+    with subprocess.Popen(
+        [*AUTOPROFILE, "learn", *times, "-o", "t.yaml", "--", "echo", "ready"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(2):
+            assert process.stdout.readline() == "ready\n"
+        process.send_signal(signum)
+        _, told = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 128 + signum, told
+    assert "interrupted" in told
+    assert "Exception" not in told
+    assert "hint: --runs" not in told
+    assert ", 0 lost" in told
+    assert Profile.load(tmp_path / "t.yaml").decide("brk").action == Action.ALLOW
+
+
+@pytest.mark.kernel
+def test_a_failed_run_and_another_program_are_warned_of(tmp_path: Path) -> None:
+    """What was learned of a command that failed, or is added for another program, is not told in silence."""
+    failed = autoprofile("learn", "-o", "t.yaml", "--", "false", cwd=tmp_path)
+    assert failed.returncode == 1
+    assert "ended with status 1: what was learned is that of a failed run" in failed.stderr
+    other = autoprofile("learn", "--merge", "-o", "t.yaml", "--", "true", cwd=tmp_path)
+    assert other.returncode == 0
+    assert re.search(r"t\.yaml is of \S*/false: it now allows what \S*/true needs", other.stderr), (
+        other.stderr
+    )
+    assert "ended with status" not in other.stderr
+
+
 @pytest.mark.ebpf
 def test_a_running_target_is_watched_until_it_is_quiet(tmp_path: Path) -> None:
     """Windows in which a target does nothing new add up, and the watch ends by itself."""
@@ -142,6 +185,8 @@ def test_confidence_decides_when_an_argument_has_shown_its_values(tmp_path: Path
         ["--window", "3", "--", "true"],
         ["--until-stable", "--from-trace", "t.parquet"],
         ["--runs", "3", "--pid", "1"],
+        ["-o", "-", "--", "true"],
+        ["--trace", "-", "--", "true"],
     ],
 )
 def test_options_that_mean_nothing_together_are_usage_errors(tmp_path: Path, words: list[str]) -> None:

@@ -96,6 +96,15 @@ def test_interrupt_ends_what_the_program_left_behind(tracee, tmp_path):
     assert file.read_text() == "done"
 
 
+def test_nothing_is_begun_after_an_interrupt_during_start_up(tmp_path):
+    """Ctrl-C while the probes load: the command is not started."""
+    source = EbpfSource()
+    source.is_stopped = lambda: True
+    with pytest.raises(KeyboardInterrupt):
+        source.run(Command(("touch", str(tmp_path / "ran"))))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_command_that_cannot_be_run():
     """A command that is not there, or no program, is status 127 or 126, as in a shell."""
     for name, status in (("/nonexistent/program", 127), ("/etc/passwd", 126)):

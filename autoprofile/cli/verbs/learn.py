@@ -176,7 +176,7 @@ def command(
       strace -f -X raw -o web.log ./web
       autoprofile learn -o web.yaml --from-strace web.log
     """  # noqa: D301 - \b is click's own mark
-    from autoprofile.cli.learning import How, default_target, read_logs, run_command, watch_target
+    from autoprofile.cli.learning import How, Stop, default_target, read_logs, run_command, watch_target
     from autoprofile.cli.results import Plan
     from autoprofile.cli.stability import MOST_RUNS, Runs, Windows
 
@@ -193,6 +193,9 @@ def command(
         raise click.UsageError("logs are read once: --runs and --until-stable are for what runs", ctx)
     if window is not None and (chosen is None or bound is None):
         raise click.UsageError("--window divides the watch of --pid and its like, for --until-stable", ctx)
+    for option, path in (("-o", target), ("--trace", trace_file)):
+        if str(path) == "-":
+            raise click.UsageError(f"{option} names a file: stdout belongs to the program that is run", ctx)
     asked = How(level, mode, _action(default_action), confidence, worth, deny_failed, deny_opaque, deny_jit)
 
     def planned(path: Path) -> tuple[Plan, How]:
@@ -222,17 +225,21 @@ def command(
             raise click.UsageError("there is no command to learn from: give it after --", ctx)
         plan, how = planned(default_target(command))
         most = runs or (1 if bound is None else MOST_RUNS)
-        trace, status = run_command(
-            output,
-            command,
-            backend,
-            most,
-            timeout,
-            privileged=allow_new_privs,
-            keep=plan.keep,
-            stability=None if bound is None else Runs(output, how, bound, most),
-        )
-        output.failure_status = exits.FAILED  # from here on the command was run
+        with Stop() as stop:
+            trace, status = run_command(
+                output,
+                command,
+                backend,
+                most,
+                timeout,
+                privileged=allow_new_privs,
+                keep=plan.keep,
+                stability=None if bound is None else Runs(output, how, bound, most),
+                stop=stop,
+            )
+            output.failure_status = exits.FAILED  # from here on the command was run
+            plan.write(trace, how)
+        return status
     plan.write(trace, how)
     return status
 

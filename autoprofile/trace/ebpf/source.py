@@ -39,12 +39,14 @@ class EbpfSource:
 
     Attributes:
         on_checkpoint: given what was seen so far every few seconds, as an incomplete trace.
+        is_stopped: asked once the probes are loaded, which takes a moment, whether to begin no more.
     """
 
     name = "ebpf"
 
     def __init__(self, entries: Mapping[str, int] | None = None) -> None:
         self.on_checkpoint: Callable[[Trace], None] | None = None
+        self.is_stopped: Callable[[], bool] | None = None
         self._entries = entries
         self._forwarding: Forwarding | None = None
         self._interrupts = 0
@@ -57,6 +59,9 @@ class EbpfSource:
         """Run the command until its last descendant has ended; see `TraceSource.run`.
 
         `privileged` changes nothing here: the program is not restricted in any way.
+
+        Raises:
+            KeyboardInterrupt: `is_stopped` said so; the command was not started.
         """
         del privileged
         probes = Probes(self._entries)
@@ -77,6 +82,8 @@ class EbpfSource:
         # The probes take our child up at its exec themselves: so the kernel gives its program an id.
         probes.configure(CONFIG_CHILD)
         probes.attach()
+        if self.is_stopped is not None and self.is_stopped():
+            raise KeyboardInterrupt
         stopped = launch(command)
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
