@@ -64,6 +64,15 @@ def test_a_file_of_another_kind_is_named(content: bytes, tmp_path: Path) -> None
     assert str(path) in one_error(done.stderr)
 
 
+def test_an_empty_file_is_none_of_the_three(tmp_path: Path) -> None:
+    """An empty trace is not called an empty profile."""
+    path = tmp_path / "e.parquet"
+    path.touch()
+    done = autoprofile("show", path, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "neither a trace, an audit log nor a profile" in one_error(done.stderr)
+
+
 def test_a_directory_is_no_profile(tmp_path: Path) -> None:
     """A directory in place of a file is named as such."""
     done = autoprofile("show", tmp_path, cwd=tmp_path)

@@ -130,9 +130,9 @@ def test_an_edit_made_meanwhile_is_kept(case: tuple[Path, Path]) -> None:
     [
         (["--accept", "Dnone"], 2, "no difference has the id Dnone"),
         (["--accept", "D"], 2, "the beginning of 4 ids"),
-        (["--deny", "{getpid}=EWRONG"], 1, "EWRONG"),
+        (["--deny", "{getpid}=EWRONG"], 2, "EWRONG"),
         (["--accept", "{getpid}", "--keep", "{getpid}"], 2, "two verdicts"),
-        (["--accept", "{getpid}", "--deny", "{getuid}=EWRONG"], 1, "EWRONG"),
+        (["--accept", "{getpid}", "--deny", "{getuid}=EWRONG"], 2, "EWRONG"),
     ],
 )
 def test_a_wrong_verdict_changes_nothing(

@@ -195,6 +195,15 @@ def test_processes_without_filter_are_said_to_have_none(tmp_path):
         done = autoprofile("dump", "--pid", process.pid, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (0, "")
         assert "strict mode" in done.stderr
+        old, target = tmp_path / "old.bpf", tmp_path / "new.bpf"
+        old.write_bytes(FIRST)
+        for words in (["-o", target], ["--as", "raw"], ["-o", old], ["-o", old, "--force"]):
+            kept = old.exists() and "--force" not in words
+            done = autoprofile("dump", "--pid", process.pid, *words, cwd=tmp_path)
+            assert (done.returncode, done.stdout) == (1, ""), words
+            assert "there is no filter to write" in one_error(done.stderr)
+            assert not target.exists()
+            assert old.exists() == kept, "with --force an older dump is not kept for this one"
     done = autoprofile("dump", "--pid", os.getpid(), "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["filters"] == []
     assert json.loads(done.stdout)["mode"] in ("none", "filter")

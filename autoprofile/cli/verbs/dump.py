@@ -8,6 +8,7 @@ import click
 
 from autoprofile.cli.options import ExistingFile, force_option, json_option, output_of, verb
 from autoprofile.cli.programs import as_option
+from autoprofile.errors import AutoprofileError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +30,7 @@ def command(
 
     Needs CAP_SYS_ADMIN and a kernel with CONFIG_CHECKPOINT_RESTORE. The process stops for less than a
     millisecond, as at SIGSTOP and SIGCONT, and runs on. Several raw filters go to numbered files
-    (F.1.bpf, F.2.bpf).
+    (F.1.bpf, F.2.bpf). With -o or --as raw, a process without a filter is an error.
 
     \b
       autoprofile dump --pid 4711
@@ -63,7 +64,10 @@ def command(
             "none": "runs without seccomp",
             "strict": "is in strict mode: read, write, _exit and sigreturn only, no filter",
         }
-        output.note(f"process {pid} {what.get(state.mode, f'is in mode {state.mode}')}")
+        said = f"process {pid} {what.get(state.mode, f'is in mode {state.mode}')}"
+        if target is not None or form == "raw":
+            raise AutoprofileError(f"{said}: there is no filter to write", hint=_without_old(target, force))
+        output.note(said)
         return
     write_programs(
         [f.program for f in filters],
@@ -74,3 +78,16 @@ def command(
         ctx=ctx,
         remarks=["refusals are logged" if f.is_logged else "" for f in filters],
     )
+
+
+def _without_old(target: Path | None, force: bool) -> str | None:
+    # --force gave up what the file held; left in its place it would be taken for the dump of this process.
+    if target is None or not target.is_file():
+        return None
+    if not force or target.is_symlink():
+        return f"{target} is an older file, not of this process"
+    try:
+        target.unlink()
+    except OSError as error:
+        return f"{target} is an older file, not of this process, and cannot be removed: {error.strerror}"
+    return f"{target}, an older file, was removed (--force)"

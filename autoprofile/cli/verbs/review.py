@@ -81,6 +81,8 @@ def command(
     from autoprofile.cli.reviewing import Session, walk
 
     output = output_of(ctx)
+    for text in denied:
+        _check_errno(text.partition("=")[2])
     session = Session(output, profile, read_all(evidence), who=who, why=why, dry_run=dry_run)
     if accepted or accept_below or denied or kept:
         _decide(session, accepted, accept_below, denied, kept)
@@ -91,6 +93,16 @@ def command(
     else:
         output.text(session.summary())
     return exits.FINDINGS if session.open_records() else exits.DONE
+
+
+def _check_errno(errno: str) -> None:
+    from autoprofile.errors import AutoprofileError, UsageError
+    from autoprofile.profile import Action
+
+    try:
+        Action.errno(errno or "EPERM")
+    except AutoprofileError as error:
+        raise UsageError(f"--deny: {error.what}", hint=error.hint) from error
 
 
 def _decide(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from autoprofile.cli.options import ExistingFile, json_option, output_of, verb
+from autoprofile.errors import AutoprofileError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +47,8 @@ def command(ctx: click.Context, file: Path, show_all: bool, unobserved: str, as_
     output = output_of(ctx)
     kind = kind_of(file)
     title = str(file)
+    if kind == "profile" and file.is_file() and file.stat().st_size == 0:
+        raise AutoprofileError("an empty file is neither a trace, an audit log nor a profile", where=title)
     if unobserved != "show" and kind != "profile":
         raise click.UsageError("--unobserved is about the rules of a profile", ctx)
     if kind == "trace":
