@@ -67,6 +67,7 @@ class _Reader:
     def __init__(self, where: str) -> None:
         self.where = where
         self.sessions: dict[str, AuditSession] = {}
+        self.seen: set[str] = set()  # sessions of any record
         self.records: dict[tuple[str, str], AuditRecord] = {}
         self.losses: dict[str, int] = {}
         self.programs: dict[tuple[str, str, str | None], AuditProgram] = {}
@@ -77,6 +78,7 @@ class _Reader:
     def take(self, entry: dict[str, Any], where: str) -> None:
         event = _checked_event(entry, where)
         session = entry["session"]
+        self.seen.add(session)
         if event == "start":
             argv, profile, mode = tuple(map(str, entry["argv"])), entry["profile"], entry["mode"]
             # A rotated log says it again at the head of each file: the first time counts.
@@ -113,11 +115,13 @@ class _Reader:
         self.programs[key] = AuditProgram(*key, entry["libc"], MappingProxyType(binaries))
 
     def finish(self) -> AuditLog:
+        # Without its end counts may be short: the supervisor was killed or still runs. Without its start the
+        # beginning is not here.
         unfinished = sum(s.ended is None for s in self.sessions.values())
-        if unfinished:
-            self.lose(
-                "log_incomplete", unfinished
-            )  # counts may be short: its supervisor was killed or still runs
+        if cut := unfinished + len(self.seen - self.sessions.keys()):
+            self.lose("log_incomplete", cut)
+        if not self.seen:
+            self.lose("empty_log")  # no run left a record: nothing ran, or nothing could be written
         return AuditLog(
             tuple(self.records.values()),
             tuple(self.sessions.values()),

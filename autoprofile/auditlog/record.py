@@ -125,6 +125,18 @@ class AuditRecord:
         }
 
     @property
+    def is_passed(self) -> bool:
+        """Tell whether the call was let pass, whatever `action` says would have been answered."""
+        return self.event in ("complain", "log", "allow")
+
+    @property
+    def answer(self) -> str:
+        """What happened to the call, in words: ``EPERM``, ``kill``, ``let pass (would be kill)``."""
+        if self.event == "complain":
+            return f"let pass (would be {self.action})"
+        return f"let pass ({self.action})" if self.event == "log" else self.action
+
+    @property
     def constrained(self) -> tuple[int | None, ...]:
         """Return the six arguments as the kernel reads the constrained ones, None for the others."""
         return constrained_values(self.arch, self.nr, self.args)

@@ -48,6 +48,7 @@ class _Denied:
     programs: Counter[str] = field(default_factory=Counter)
     witness: dict[str, object] = field(default_factory=dict)
     attributions: Counter[Attribution] = field(default_factory=Counter)
+    answers: set[str] = field(default_factory=set)  # what supervisors did with it
 
     def add(self, count: int, program: str | None, why: Attribution, witness: dict[str, object]) -> None:
         self.count += count
@@ -127,6 +128,7 @@ def compare(
             entry.add(
                 record.count, _path(record.program), _from_audit(profile, log, record), _audited(record)
             )
+            entry.answers.add("let pass" if record.is_passed else record.action)
     records = [_denied_record(profile, key, entry) for key, entry in denied.items()]
     records += lost_records(traces, audits)
     if recent:
@@ -302,7 +304,7 @@ def _denied_record(profile: Profile, key: _Key, entry: _Denied) -> DriftRecord:
             if part
         ),
         edit=edit_text(profile, arch, nr, args),
-        witness=entry.witness,
+        witness={**entry.witness, "answers": sorted(entry.answers)} if entry.answers else entry.witness,
         attribution=why.verdict,
         risk=risk.name_class if risk else None,
         rule=rule,

@@ -5,6 +5,7 @@ Pure and deterministic; no change means equal profiles. Evidence beside rules is
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -121,7 +122,7 @@ def _text(value: object) -> str | None:
         return value
     if isinstance(value, bool):
         return str(value).lower()
-    return " ".join(value) if isinstance(value, tuple) else str(value)
+    return shlex.join(value) if isinstance(value, tuple) else str(value)
 
 
 def _direction(old: Action, new: Action) -> str:

@@ -51,6 +51,8 @@ def comparator_text(arch: str, syscall: str | int, one: Arg) -> str:
         return f"{name} in {{{', '.join(texts)}}}"
     if one.mask is not None:
         spare = ~one.mask & ((1 << (one.width or 64)) - 1)
+        if not spare:  # the mask covers the whole argument
+            return f"{name} = {texts[0]}"
         if spare.bit_count() < one.mask.bit_count():
             return f"{name} & ~({value_text(arch, syscall, one.index, spare)}) = {texts[0]}"
         return f"{name} & ({value_text(arch, syscall, one.index, one.mask)}) = {texts[0]}"

@@ -5,6 +5,7 @@ In: profiles, traces, drift reports. Out: tuples of strings and numbers; the ren
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -112,7 +113,7 @@ def profile_facts(profile: Profile) -> list[tuple[str, str]]:
         build_id = f" (build-id {program.build_id[:16]}…)" if program.build_id else ""
         facts.append(("program", program.path + build_id))
     if program.argv:
-        facts.append(("command", " ".join(program.argv)))
+        facts.append(("command", shlex.join(program.argv)))
     if learned is None:
         facts.append(("learned", "no: written by hand"))
     else:
@@ -180,7 +181,7 @@ def trace_facts(trace: Trace) -> list[tuple[str, str]]:
     syscalls = counted(len({(o.arch, o.nr) for o in trace.observations}), "syscall")
     tuples = counted(len({(o.arch, o.nr, o.args) for o in trace.observations}), "argument tuple")
     facts = [
-        ("command", " ".join(meta.argv) or "unknown"),
+        ("command", shlex.join(meta.argv) or "unknown"),
         ("source", "; ".join(part for part in (meta.backend, kernel, meta.libc) if part)),
         ("seen", f"{calls} in {runs}, {processes}, {meta.duration_ns / 1e9:.2f} s"),
         ("distinct", f"{syscalls}, {tuples}"),

@@ -6,6 +6,7 @@ input gives the same page. Everything that came from outside (paths, arguments) 
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -125,7 +126,7 @@ def trace_page(trace: Trace, *, source: str, completeness: Completeness | None =
         rows=[[path, str(distinct), _thousands(n)] for path, distinct, n in program_rows(trace)],
     )
     page = _Page(
-        title=" ".join(trace.meta.argv) or "a trace",
+        title=shlex.join(trace.meta.argv) or "a trace",
         subtitle="trace: what the program called",
         sources=source,
         numbers=[
@@ -191,7 +192,7 @@ def _render(page: _Page) -> str:
 
 def _name_of(profile: Profile) -> str:
     program = profile.program
-    return program.path or " ".join(program.argv) or "a profile"
+    return program.path or shlex.join(program.argv) or "a profile"
 
 
 def _thousands(n: int) -> str:

@@ -5,6 +5,7 @@ Each function takes one object of the lower floors and a `Style`, and returns th
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from autoprofile.observations import Trace
     from autoprofile.profile import Profile
     from autoprofile.profile.diff import Change
+    from autoprofile.report.facts import RuleRow
 
 __all__ = [
     "audit_document",
@@ -60,9 +62,24 @@ def profile_text(profile: Profile, style: Style, *, title: str = "") -> str:
     other = [r for r in rows if r.action != "allow"]
     with_arguments = {r.syscall for r in allowed if r.arguments != "any"}
     names = {r.syscall for r in allowed}
-    page.heading(
-        f"allowed: {counted(len(names), 'syscall')}, {len(with_arguments)} of them only with known arguments"
-    )
+    is_open = profile.default.is_permitting
+    if is_open:
+        refused = [r for r in other if r.action.partition("(")[0] not in ("log", "notify", "trace")]
+        limited = len({r.syscall for r in refused} - {r.syscall for r in refused if r.arguments == "any"})
+        denied = counted(len({r.syscall for r in refused}), "syscall")
+        page.heading(
+            f"denied: {denied}, {limited} of them only with some arguments; what no rule names:"
+            f" {profile.default}"
+        )
+    else:
+        page.heading(
+            f"allowed: {counted(len(names), 'syscall')},"
+            f" {len(with_arguments)} of them only with known arguments"
+        )
+    if is_open and other:
+        _other_rules(page, other)
+    if is_open and allowed:
+        page.heading("allowed by a rule")
     has_arch = any(r.arch for r in rows)
     page.table(
         [
@@ -77,11 +94,9 @@ def profile_text(profile: Profile, style: Style, *, title: str = "") -> str:
         styles=("", "", "dim"),
         right=(2,),
     )
-    if other:
+    if other and not is_open:
         page.heading("answered otherwise")
-        page.table(
-            [(r.syscall, r.arguments, r.action) for r in other], header=("syscall", "arguments", "action")
-        )
+        _other_rules(page, other)
     risky = {r.syscall: r for r in allowed if r.risk in {"high", "medium"}}
     if risky:
         page.heading("worth a second look")
@@ -92,6 +107,10 @@ def profile_text(profile: Profile, style: Style, *, title: str = "") -> str:
             )
         )
     return page.render()
+
+
+def _other_rules(page: TextPage, rows: Sequence[RuleRow]) -> None:
+    page.table([(r.syscall, r.arguments, r.action) for r in rows], header=("syscall", "arguments", "action"))
 
 
 def trace_text(trace: Trace, style: Style, *, title: str = "", limit: int = 40) -> str:
@@ -201,7 +220,11 @@ def witness_text(witness: Mapping[str, object]) -> str:
         parts.append(f"process {witness['pid']}" + (f" ({witness['comm']})" if witness.get("comm") else ""))
     if witness.get("action"):
         is_answered = witness.get("event") != "complain"
-        parts.append(f"answered {witness['action']}" if is_answered else "let pass (complain mode)")
+        answers = witness.get("answers")
+        if isinstance(answers, (list, tuple)) and len(answers) > 1:
+            parts.append(f"answered {', '.join(answers)}")
+        else:
+            parts.append(f"answered {witness['action']}" if is_answered else "let pass (complain mode)")
     if witness.get("source") == "trace" and witness.get("first_s") is not None:
         parts.append(f"first {witness['first_s']} s into run {witness.get('run', 0)}")
         if witness.get("last_return"):
@@ -220,7 +243,8 @@ def audit_text(log: AuditLog, style: Style, *, title: str = "") -> str:
         [
             (
                 s.mode,
-                f"{' '.join(s.argv) or 'unknown command'}; {s.started}" + ("" if s.ended else ", not ended"),
+                f"{shlex.join(s.argv) or 'unknown command'}; {s.started}"
+                + ("" if s.ended else ", not ended"),
             )
             for s in log.sessions
         ]
@@ -232,7 +256,7 @@ def audit_text(log: AuditLog, style: Style, *, title: str = "") -> str:
     for record in records:
         page.line()
         page.table(
-            [(f"{record.count}x", _audit_call(record), record.action)],
+            [(f"{record.count}x", _audit_call(record), record.answer)],
             indent=0,
             styles=("dim", "bold", "yellow"),
         )

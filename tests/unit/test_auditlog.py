@@ -19,6 +19,8 @@ from autoprofile import auditlog
 from autoprofile.auditlog import AuditRecord, aggregate, audit_schema, read_audit
 from autoprofile.enforce.audit import AuditWriter, utc_text
 from autoprofile.errors import AutoprofileError
+from autoprofile.report import Style
+from autoprofile.report.summary import audit_text
 
 HEX = "0123456789abcdef"
 U64 = st.integers(0, 2**64 - 1)
@@ -322,3 +324,21 @@ def test_time_is_iso_8601_in_utc():
     """Times are UTC text with microseconds that sorts by time."""
     assert utc_text(0) == "1970-01-01T00:00:00.000000Z"
     assert utc_text(1_700_000_000_123_456_789) == "2023-11-14T22:13:20.123456Z"
+
+
+def test_a_log_without_the_start_of_a_run_is_incomplete(tmp_path):
+    """An empty log is no evidence of silence, and a log whose beginning is missing says so."""
+    (tmp_path / "empty").write_bytes(b"")
+    assert read_audit(tmp_path / "empty").losses == {"empty_log": 1}
+    write(tmp_path / "a", record())
+    lines = (tmp_path / "a").read_bytes().splitlines(keepends=True)
+    assert b'"start"' in lines[0]
+    (tmp_path / "cut").write_bytes(b"".join(lines[1:]))
+    assert read_audit(tmp_path / "cut").losses == {"log_incomplete": 1}
+
+
+def test_a_call_that_was_let_pass_is_not_called_a_kill(tmp_path):
+    """The text of a log in complain mode says what would have been, not that it was."""
+    write(tmp_path / "a", record(event="complain", action="kill"))
+    text = audit_text(read_audit(tmp_path / "a"), Style(100))
+    assert "let pass (would be kill)" in text

@@ -15,6 +15,7 @@ from autoprofile.drift.record import KINDS, SEVERITIES
 from autoprofile.learn import learn
 from autoprofile.observations import ProgramId, Trace
 from autoprofile.profile import ANY, Action, Arg, Profile, SeccompRule
+from autoprofile.report.summary import witness_text
 from tests.unit.learn.traces import PROGRAM, observed, trace_of
 
 BASE = trace_of(observed("socket", 1, 1, 0, count=5), observed("getpid", count=3), observed("lseek", 0, 0, 1))
@@ -325,3 +326,16 @@ def test_accepting_another_arch_leaves_the_old_rules_where_they_were() -> None:
     assert edited.decide("getuid", arch="i386").action == Action.ALLOW
     assert edited.decide("getpid", arch="i386").action == Action.KILL_PROCESS
     assert edited.decide("getpid").action == Action.ALLOW
+
+
+def test_different_answers_to_one_call_are_all_told() -> None:
+    """Logs of complain mode, errno and kill, in any order, give one record with every answer."""
+    seen = [
+        denial("getuid"),
+        replace(denial("getuid"), event="kill", action="kill"),
+        replace(denial("getuid"), event="complain", action="kill"),
+    ]
+    for records in (seen, seen[::-1]):
+        (found,) = compare(learn(BASE), [], [AuditLog((one,)) for one in records])
+        assert found.count == 3
+        assert "answered EPERM, kill, let pass" in witness_text(found.witness)

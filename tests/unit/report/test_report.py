@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from autoprofile.drift import KINDS, SEVERITIES, DriftRecord, DriftReport
 from autoprofile.observations import LossLedger, Observation, ProgramId, Trace, TraceMeta
-from autoprofile.profile import Profile
+from autoprofile.profile import Action, Arg, Profile, SeccompRule
 from autoprofile.report import Style, TextPage, html
 from autoprofile.report.facts import call_rows, counted, program_rows, rule_rows
 from autoprofile.report.summary import drift_text, profile_text, trace_text
@@ -167,3 +169,24 @@ def test_a_table_keeps_short_cells_whole() -> None:
     text = page.render()
     assert "name" in text
     assert max(map(len, text.splitlines())) <= 30
+
+
+def test_a_denylist_says_what_it_denies() -> None:
+    """A profile that allows what it does not name is not shown as one that allows nothing; masks of all bits are =."""
+    profile = Profile.loads("""\
+autoprofile: 1
+program: {argv: [prog, --save, '']}
+arch: [x86_64]
+level: strict
+mode: denylist
+default: allow
+deny:
+  getpgid: ENOSYS
+  ptrace: EPERM
+""")
+    full = SeccompRule("prctl", Action.errno("EPERM"), (Arg(0, "masked_eq", 1, mask=0xFFFFFFFF, width=32),))
+    text = profile_text(replace(profile, rules=(*profile.rules, full)), Style(100))
+    assert "denied: 3 syscalls, 1 of them only with some arguments; what no rule names: allow" in text
+    assert "allowed: 0" not in text
+    assert "~(" not in text
+    assert "prog --save ''" in text
