@@ -3,10 +3,10 @@
 A loop of getppid calls, best of many short batches: untraced, under an empty probe, counted at entry alone
 (as `learn --pid` does) and with returns (as `learn -- CMD` and `watch` do). Limits for counting at entry:
 1.45 x one empty probe, 2.0 x untraced. Then nginx under wrk and redis under redis-benchmark: rounds of
-untraced, entry, returns, untraced, every other one backwards, and the median of each round's share of its own
-untraced throughput; at least 0.95 counted at entry. strace and perf trace run beside. Server and load have a
-processor each, and the share is given twice: by the wall clock, which users see, and by the server's
-processor time, which does not depend on who else is busy.
+untraced, an empty probe, entry, returns, untraced, every other one backwards, and the median of each round's
+share of its own untraced throughput; at least 0.95 counted at entry. strace and perf trace run beside. Server
+and load have a processor each, and the share is given twice: by the wall clock, which users see, and by the
+server's processor time, which does not depend on who else is busy.
 ``--check`` fails beyond the limits. Needs root, gcc, clang; servers that are not installed are left out.
 
     python benchmarks/ebpf_overhead.py [--rounds N] [--seconds S] [--no-servers] [--check]
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 EMPTY_LIMIT, UNTRACED_LIMIT, THROUGHPUT_LIMIT = 1.45, 2.0, 0.95
 ENTRY, RETURNS = "counted at entry", "counted with returns"
+EMPTY_ENTRY = "empty probe on sys_enter"  # what any tracer with eBPF costs at least
 # The processor of whoever is watched, and that of the load; one for both where there is but one.
 WATCHED_CPU, *_, LOAD_CPU = sorted(os.sched_getaffinity(0)) * 2
 
@@ -156,12 +157,11 @@ class Loop:
             probe.close()
 
 
-def measure_loop(folder: Path, rounds: int) -> dict[str, float]:
+def measure_loop(loop: Loop, rounds: int) -> dict[str, float]:
     """Return the best nanoseconds per call by what was attached; rounds take turns."""
-    loop = Loop(folder)
     cases: dict[str, Attach] = {
         "untraced": lambda _pid: contextlib.nullcontext(),
-        "empty probe on sys_enter": lambda _pid: loop.empty_probe("enter"),
+        EMPTY_ENTRY: lambda _pid: loop.empty_probe("enter"),
         "empty probes on both": lambda _pid: loop.empty_probe("both"),
         ENTRY: lambda pid: Watch(pid_target(pid), returns=False),
         RETURNS: lambda pid: Watch(pid_target(pid)),
@@ -256,7 +256,7 @@ def _find(program: str) -> str:
 Shares = dict[str, list[tuple[float, float]]]
 
 
-def measure_server(server: Server, rounds: int, seconds: float) -> Shares:
+def measure_server(server: Server, loop: Loop, rounds: int, seconds: float) -> Shares:
     """Return, by tracer, each round's share of its untraced throughput: by wall clock, by processor time."""
     shares: Shares = {}
     rate, _ = server.throughput(seconds)  # warm
@@ -267,6 +267,7 @@ def measure_server(server: Server, rounds: int, seconds: float) -> Shares:
             return server.throughput(seconds, rate)
 
     ours: dict[str, Attach] = {
+        EMPTY_ENTRY: lambda _pid: loop.empty_probe("enter"),
         ENTRY: lambda pid: Watch(pid_target(pid), returns=False),
         RETURNS: lambda pid: Watch(pid_target(pid)),
     }
@@ -314,8 +315,9 @@ def main() -> int:
     print(f"load average {os.getloadavg()[0]:.1f} of {os.cpu_count()} processors before the start")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        best = measure_loop(folder, max(3, options.rounds))
-        untraced, empty = best["untraced"], best["empty probe on sys_enter"]
+        loop = Loop(folder)
+        best = measure_loop(loop, max(3, options.rounds))
+        untraced, empty = best["untraced"], best[EMPTY_ENTRY]
         print(f"{'getppid':26} {'ns/call':>8} {'x untraced':>11} {'x empty':>8}")
         for case, ns in best.items():
             print(f"{case:26} {ns:8.1f} {ns / untraced:11.2f} {ns / empty:8.2f}")
@@ -329,7 +331,7 @@ def main() -> int:
             if options.no_servers or any(shutil.which(_find(program)) is None for program in needed):
                 continue
             with start(folder) as server:
-                shares = measure_server(server, options.rounds, options.seconds)
+                shares = measure_server(server, loop, options.rounds, options.seconds)
             print_shares(title, shares)
             failed |= statistics.median(wall for wall, _ in shares[ENTRY]) < THROUGHPUT_LIMIT
     print(f"\n{time.monotonic() - began_s:.0f} s")
