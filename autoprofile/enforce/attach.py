@@ -25,6 +25,7 @@ from autoprofile.enforce.attach_inject import RunningInjection, find_instruction
 from autoprofile.enforce.attach_target import (
     AttachError,
     ChangedError,
+    SequenceError,
     image_arch,
     refuse_arch,
     refuse_unfit,
@@ -52,7 +53,8 @@ if TYPE_CHECKING:
 __all__ = ["ATTACH_TIMEOUT_S", "AttachError", "Attachment", "attach"]
 
 ATTACH_TIMEOUT_S: Final = 30.0
-_PAUSE_S: Final = 0.02  # between attempts at most
+_ATTEMPTS: Final = 50
+_PAUSE_S: Final = 0.002
 _STUCK_S: Final = 0.2  # after which our own thread may be waiting for threads that an execve has killed
 _PASSABLE: Final = frozenset({"allow", "log", "notify"})  # answers to close with which it goes through
 
@@ -129,7 +131,6 @@ def attach(
         deadline = time.monotonic() + timeout_s
         attempt = 0
         while True:
-            attempt += 1
             try:
                 arch = image_arch(pid)
                 refuse_arch(pid, arch, arches)
@@ -148,10 +149,17 @@ def attach(
                         deadline=deadline,
                     )
                 ).run()
-            except ChangedError:
+            except SequenceError:
+                # Leaving the sequence takes the thread no more than a moment, which chance has to find.
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(min(0.001 * attempt, _PAUSE_S))
+                time.sleep(_PAUSE_S)
+            except ChangedError:
+                # Each attempt keeps the process from what it is doing: fewer and fewer of them.
+                attempt += 1
+                if attempt == _ATTEMPTS or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.001 * attempt)
     except BaseException:
         os.close(own)
         raise

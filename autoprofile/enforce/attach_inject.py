@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from autoprofile import kernel
 from autoprofile.abi.syscalls import syscall_nr
-from autoprofile.enforce.attach_target import AttachError, ChangedError
+from autoprofile.enforce.attach_target import AttachError, SequenceError
 from autoprofile.enforce.attach_threads import SEIZE_OPTIONS, Frozen
 from autoprofile.errors import LaunchError
 from autoprofile.kernel import KernelError, ptrace
@@ -65,7 +65,7 @@ def injectable(threads: Sequence[Frozen], arch: str) -> Frozen:
     may be made: its end would no longer be noticed.
 
     Raises:
-        ChangedError: there is none at the moment.
+        SequenceError: there is none at the moment.
         AttachError: all of them run code of another arch.
     """
     fitting = [t for t in threads if t.arch == arch]
@@ -77,7 +77,7 @@ def injectable(threads: Sequence[Frozen], arch: str) -> Frozen:
     for thread in sorted(fitting, key=lambda t: t.nr == -1):
         if thread.nr != -1 or not _in_sequence(thread):
             return thread
-    raise ChangedError("every thread stands inside a restartable sequence")
+    raise SequenceError("every thread stands inside a restartable sequence")
 
 
 def _in_sequence(thread: Frozen) -> bool:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AttachError",
     "ChangedError",
+    "SequenceError",
     "Status",
     "image_arch",
     "permission_error",
@@ -52,6 +53,10 @@ class AttachError(AutoprofileError):
 
 class ChangedError(AttachError):
     """Report that the process changed under our hands (an exec, threads that come and go): try again."""
+
+
+class SequenceError(ChangedError):
+    """Report that every thread stands inside a restartable sequence: another moment will do."""
 
 
 @dataclass(frozen=True, slots=True)
