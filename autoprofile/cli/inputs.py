@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _STDIN = Path("-")
+_PROFILE_HEAD = 1 << 14  # bytes in which a profile's comments have to end for it to be told at once
 _HEAD = 1 << 20  # bytes in which a file of kernel messages has to show a SECCOMP record
 
 
@@ -53,6 +54,9 @@ def kind_of(path: Path) -> str:
         return "oci"
     if is_json or (not head and path.suffix == ".jsonl"):
         return "audit"
+    # The first key of every profile, where comments may stand before it: enforcing needs no audit logs read.
+    if head.startswith(b"autoprofile:") or b"\nautoprofile:" in head[:_PROFILE_HEAD]:
+        return "profile"
     from autoprofile.auditlog.foreign import holds_kernel_records
 
     return "audit" if holds_kernel_records(head) else "profile"
