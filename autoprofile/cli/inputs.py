@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = [
     "kind_of",
     "read_audit_log",
-    "read_evidence",
     "read_profile",
     "read_profile_text",
     "read_trace",
@@ -124,28 +123,6 @@ def read_audit_log(path: Path) -> AuditLog:
     from autoprofile.auditlog import read_audit
 
     return read_audit(path)
-
-
-def read_evidence(paths: Sequence[Path]) -> tuple[list[Trace], list[AuditLog]]:
-    """Read traces and audit logs, in any order.
-
-    Raises:
-        AutoprofileError: a file cannot be read, or is neither.
-    """
-    traces, audits = [], []
-    for path in paths:
-        kind = kind_of(path)
-        if kind == "trace":
-            traces.append(read_trace(path))
-        elif kind == "audit":
-            audits.append(read_audit_log(path))
-        else:
-            raise AutoprofileError(
-                "this is neither a trace nor an audit log",
-                where=str(path),
-                hint="traces come from `learn --trace T.parquet`, audit logs from `enforce --audit A.jsonl`",
-            )
-    return traces, audits
 
 
 def _is_oci(path: Path) -> bool:

@@ -34,7 +34,7 @@ def command(ctx: click.Context, file: Path, evidence: tuple[Path, ...], target: 
       autoprofile report web.yaml monday.parquet web.jsonl -o drift.html
     """  # noqa: D301 - \b is click's own mark
     from autoprofile.atomic import write_atomic
-    from autoprofile.cli.inputs import kind_of, read_evidence, read_profile_text, read_trace
+    from autoprofile.cli.inputs import kind_of, read_profile_text, read_trace
     from autoprofile.profile import Profile
     from autoprofile.report import html
 
@@ -45,9 +45,10 @@ def command(ctx: click.Context, file: Path, evidence: tuple[Path, ...], target: 
         text, where = read_profile_text(file)
         profile = Profile.loads(text, where)
         if evidence:
-            from autoprofile.drift import compare
+            from autoprofile.cli.drifting import compared, read_all
 
-            page = html.drift_page(compare(profile, *read_evidence(evidence)), profile, source=sources)
+            report = compared(output, profile, read_all(evidence))
+            page = html.drift_page(report, profile, source=sources)
         else:
             from autoprofile.lint import lint
 
