@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         _skip_or_fail(reason, "AUTOPROFILE_REQUIRE_KERNEL")
     if item.get_closest_marker("ebpf") and (reason := _ebpf_lacks()):
         _skip_or_fail(reason, "AUTOPROFILE_REQUIRE_EBPF")
+
+
+def kernel_thread() -> int | None:
+    """Return the pid of a kernel thread (PF_KTHREAD, include/linux/sched.h); None where a namespace hides all."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[6]) & 0x00200000:
+                return int(stat.parent.name)
+    return None
 
 
 def need_program(name: str, package: str | None = None) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import kernel_thread
 from tests.kernel.attaching import (
     GETPPID,
     LIMIT_S,
@@ -147,8 +148,10 @@ def test_what_cannot_be_attached_to_has_its_status(tmp_path):
     ended = subprocess.Popen(["true"])
     ended.wait()
     assert enforce(rules, "--pid", ended.pid) == (1, f"error: there is no process {ended.pid}\n")
+    if (thread := kernel_thread()) is not None:
+        status, text = enforce(rules, "--pid", thread)
+        assert (status, "is a kernel thread" in text) == (2, True), text
     for words, status, said in (
-        (["--pid", 2], 2, "is a kernel thread"),
         (["--pid", os.getpid(), "--", "true"], 2, "exclude each other"),
         (["--no-descendants", "--", "true"], 2, "say something of --pid"),
     ):

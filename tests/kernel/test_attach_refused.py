@@ -19,7 +19,7 @@ import pytest
 from autoprofile import kernel
 from autoprofile.enforce.attach import AttachError, attach
 from autoprofile.errors import MachineError, UsageError
-from tests.conftest import need_program
+from tests.conftest import kernel_thread, need_program
 from tests.kernel.attaching import (
     AS_NOBODY,
     CLOSE,
@@ -227,8 +227,9 @@ def test_stopped_ended_and_foreign_tasks_are_refused(tracee):
     os.waitpid(child, 0)
     with pytest.raises(UsageError, match="own process"):
         attach(os.getpid(), [allow_all])
-    with pytest.raises(UsageError, match="kernel thread"):
-        attach(2, [allow_all])
+    if (thread := kernel_thread()) is not None:
+        with pytest.raises(UsageError, match="kernel thread"):
+            attach(thread, [allow_all])
     with running(tracee("busy"), "2") as process:
         thread = max(int(name) for name in os.listdir(f"/proc/{process.pid}/task"))
         with contextlib.suppress(AttachError), pytest.raises(UsageError, match="is a thread of process"):

@@ -37,7 +37,7 @@ int main(void) {
     pid_t parent = getpid();
     int i, good = 1;
     for (i = 0; i < 11; i++) good &= close(-1) == -1 && errno == EBADF;
-    for (i = 0; i < 7; i++) good &= syscall(SYS_getsid, 0) >= 0; /* 0: led from outside this PID namespace */
+    for (i = 0; i < 7; i++) good &= syscall(SYS_getsid, 0) >= 0; /* 0 where no setsid(2) came before: init's own */
     signal(SIGALRM, on_alarm);
     if (fork() == 0) {
         char path[64];
