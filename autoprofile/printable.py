@@ -13,14 +13,16 @@ __all__ = ["printable"]
 # C0 without \t and \n, DEL and C1 (ECMA-48); line separators; the bidirectional controls of UAX #9, which
 # reorder what is read ("Trojan Source", CVE-2021-42574); bytes that were not UTF-8 (PEP 383) and other
 # surrogates, which no stream could encode.
-_CONTROL = re.compile(
+_CONTROL = (
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
 def printable(text: str) -> str:
     r"""Return the text with controls shown: ``\x1b``, ``\u202e``, and ``\xff`` for a byte not UTF-8."""
-    return _CONTROL.sub(_shown, text)
+    if text.isprintable():  # nothing of the above is; most text is, and needs no regular expression
+        return text
+    return re.sub(_CONTROL, _shown, text)
 
 
 def _shown(match: re.Match[str]) -> str:

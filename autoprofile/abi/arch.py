@@ -6,9 +6,8 @@ apart by bit 30 of the syscall number, so it is an architecture of its own here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from autoprofile.errors import AutoprofileError
 
@@ -34,8 +33,7 @@ class AbiError(AutoprofileError):
     """Report a name (architecture, syscall, constant) that the kernel facts do not hold."""
 
 
-@dataclass(frozen=True, slots=True)
-class Arch:
+class Arch(NamedTuple):
     """One syscall ABI.
 
     Attributes:

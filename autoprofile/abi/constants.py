@@ -6,9 +6,8 @@ symbol stays a number. Numbers are Linux's own, from data, never those of the ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from autoprofile.abi._tables import read_rows, read_text, rows_of
 from autoprofile.abi.arch import AbiError
@@ -32,8 +31,7 @@ __all__ = [
 _ALL = 0xFFFFFFFFFFFFFFFF
 
 
-@dataclass(frozen=True, slots=True)
-class _Symbol:
+class _Symbol(NamedTuple):
     order: int  # position in the set: the order symbols are written in
     name: str
     mask: int  # the bits that must equal `value`; 0 = understood when read, never written

@@ -7,7 +7,7 @@ judgement on one program. None means ordinary.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from autoprofile.abi._tables import read_rows
 from autoprofile.abi.constants import constants, encode_value
@@ -18,8 +18,7 @@ __all__ = ["Risk", "call_risk", "risk_conditions", "syscall_risk"]
 _SEVERITY = {"high": 3, "medium": 2, "low": 1}
 
 
-@dataclass(frozen=True, slots=True)
-class Risk:
+class Risk(NamedTuple):
     """Why a call deserves attention.
 
     Attributes:

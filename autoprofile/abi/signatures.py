@@ -7,8 +7,7 @@ an error.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from autoprofile.abi._tables import read_rows, read_text
 from autoprofile.abi.arch import ARCHES
@@ -52,8 +51,7 @@ KINDS = frozenset(
 CONSTRAINED_KINDS = frozenset({"enum", "flags", "command", "signal", "mode"})
 
 
-@dataclass(frozen=True, slots=True)
-class UsedIf:
+class UsedIf(NamedTuple):
     """When an argument counts at all, decided by another argument of the same call.
 
     Attributes:
@@ -63,7 +61,7 @@ class UsedIf:
         mask: applied to the deciding value; it also cuts that value to the width the kernel reads.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # tuple.index is nothing anybody asks of this
     any_bits: tuple[int, ...] | None
     values: tuple[int, ...] | None
     mask: int = 0xFFFFFFFFFFFFFFFF
@@ -76,8 +74,7 @@ class UsedIf:
         return self.values is not None and value in self.values
 
 
-@dataclass(frozen=True, slots=True)
-class ArgSpec:
+class ArgSpec(NamedTuple):
     """One argument of one call.
 
     Attributes:
@@ -90,7 +87,7 @@ class ArgSpec:
         used_if: None when it always counts.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # tuple.index is nothing anybody asks of this
     name: str
     ctype: str
     width: int
@@ -99,8 +96,7 @@ class ArgSpec:
     used_if: UsedIf | None
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(NamedTuple):
     """The arguments of one call on one architecture, in register order."""
 
     name: str
@@ -202,6 +198,6 @@ def call_signature(arch: str, name: str, args: Sequence[int | None]) -> Signatur
         test = _parse_used_if(condition)
         if index in refined or test is None or test.index >= len(values) or not test.holds(values):
             continue
-        specs[index] = replace(specs[index], kind=kind, constants=constants or None, used_if=None)
+        specs[index] = specs[index]._replace(kind=kind, constants=constants or None, used_if=None)
         refined.add(index)
     return Signature(name, tuple(specs))

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -85,8 +84,7 @@ def supervision_options(function: F) -> F:
     return function
 
 
-@dataclass(frozen=True)
-class Supervision:
+class Supervision(NamedTuple):
     """What was asked for.
 
     Args:

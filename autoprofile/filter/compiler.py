@@ -5,8 +5,8 @@ Joins the stages: `lower` → `layout` → `assemble`. Pure; the same profile gi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from autoprofile.abi.syscalls import display_name, newest_nr, syscall_nr
 from autoprofile.errors import AutoprofileError
@@ -39,8 +39,7 @@ class FilterTooLarge(AutoprofileError):  # noqa: N818 - reads as the fact it sta
     """Report a filter above the kernel's 4096 instructions; the hint names the syscalls that cost most."""
 
 
-@dataclass(frozen=True)
-class _Source:
+class _Source(NamedTuple):
     # A profile, lowered, and the answers beside its rules.
     arches: dict[str, dict[int, Call]]
     default: int
@@ -52,7 +51,7 @@ class _Source:
         # The filter that decides these calls alone and leaves all others to the rest of a stack.
         arches = {a: {nr: some[a, nr] for nr in calls if (a, nr) in some} for a, calls in self.arches.items()}
         allow = Action.ALLOW.ret
-        return replace(self, arches=arches, default=allow, bad_arch=allow, beyond=None)
+        return self._replace(arches=arches, default=allow, bad_arch=allow, beyond=None)
 
     def without(self, keys: Collection[Key]) -> _Source:
         # The filter that leaves these calls to the rest of a stack and decides all others.
@@ -61,15 +60,15 @@ class _Source:
             a: {nr: Call(c.name, left, (), 0.0) if (a, nr) in keys else c for nr, c in calls.items()}
             for a, calls in self.arches.items()
         }
-        return replace(self, arches=arches)
+        return self._replace(arches=arches)
 
     def unweighted(self) -> _Source:
         # Equal decisions get equal trees where nothing was measured: more is shared.
         arches = {
-            a: {nr: replace(c, weights=(0.0,) * len(c.weights), final_weight=0.0) for nr, c in calls.items()}
+            a: {nr: c._replace(weights=(0.0,) * len(c.weights), final_weight=0.0) for nr, c in calls.items()}
             for a, calls in self.arches.items()
         }
-        return replace(self, arches=arches)
+        return self._replace(arches=arches)
 
     def lay_out(self) -> Layout:
         return lay_out(self.arches, self.default, self.bad_arch, beyond=self.beyond, bitmap=self.bitmap)
@@ -309,5 +308,5 @@ def _packed(source: _Source, layout: Layout, stay: Collection[Key]) -> list[dict
             continue
         for decision in divided(calls[keys[0]].decision, sizes[node], _FILL):
             piece = Call("", decision, (0.0,) * len(decision.cases), 0.0)
-            put(_FILL, {key: replace(piece, name=call.name) for key, call in calls.items()})
+            put(_FILL, {key: piece._replace(name=call.name) for key, call in calls.items()})
     return [held for _, held in bins]

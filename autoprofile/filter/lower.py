@@ -6,7 +6,6 @@ wider. Nothing is widened or narrowed here: what cannot match is dropped, what a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -67,8 +66,7 @@ class Decision(NamedTuple):
     final: int
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """One syscall of one arch, lowered.
 
     Attributes:

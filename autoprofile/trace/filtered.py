@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from autoprofile import kernel
 from autoprofile.errors import LaunchError
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Running", "run_filtered"]
 
 
-@dataclass(frozen=True)
-class Running:
+class Running(NamedTuple):
     """A program under its filter.
 
     Args:

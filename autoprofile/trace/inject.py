@@ -13,8 +13,7 @@ import os
 import select
 import signal
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from autoprofile import kernel
 from autoprofile.abi.syscalls import syscall_nr
@@ -46,8 +45,7 @@ _ALL_SIGNALS: Final = 2**64 - 1
 _WORD: Final = 8  # of PTRACE_POKEDATA, on the 64-bit kernels this runs on
 
 
-@dataclass(frozen=True)
-class RegisterLayout:
+class RegisterLayout(NamedTuple):
     """Where one arch keeps a call in its NT_PRSTATUS regset.
 
     Args:

@@ -11,8 +11,7 @@ import errno
 import os
 import signal
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from autoprofile import kernel
 from autoprofile.abi.arch import arch_from_audit
@@ -38,8 +37,7 @@ _CANNOT_EXECUTE = {
 }
 
 
-@dataclass(frozen=True)
-class Stopped:
+class Stopped(NamedTuple):
     """A tracee in its PTRACE_EVENT_EXEC stop: the new image is mapped, nothing of it has run.
 
     Args:

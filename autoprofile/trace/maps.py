@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Mapping", "open_mapped_file", "parse_maps", "read_maps"]
 
-_LINE = re.compile(
-    r"(?P<start>[0-9a-f]+)-(?P<end>[0-9a-f]+) (?P<perms>[-rwxsp]{4}) (?P<offset>[0-9a-f]+) "
-    r"(?P<major>[0-9a-f]+):(?P<minor>[0-9a-f]+) (?P<inode>\d+) *(?P<path>.*)"
-)
-_OCTAL = re.compile(r"\\([0-7]{3})")
+_OCTAL = r"\\([0-7]{3})"
 _DELETED = " (deleted)"
 
 
-@dataclass(frozen=True, slots=True)
-class Mapping:
+class Mapping(NamedTuple):
     """One line of ``/proc/PID/maps``.
 
     Args:
@@ -61,28 +56,21 @@ def parse_maps(text: str) -> list[Mapping]:
     """Return the mappings in the text of a ``/proc/PID/maps`` file, in address order."""
     found = []
     for line in text.split("\n"):  # not splitlines(): a name may hold what Python calls a line end
-        match = _LINE.fullmatch(line)
-        if match is None:
-            continue
-        path = match["path"]
-        inode = int(match["inode"])
+        fields = line.split(" ", 5)
+        try:
+            start, end = (int(address, 16) for address in fields[0].split("-"))
+            perms, offset = fields[1], int(fields[2], 16)
+            major, minor = (int(number, 16) for number in fields[3].split(":"))
+            inode = int(fields[4])
+        except (ValueError, IndexError):
+            continue  # the end of a text that was cut, or nothing
+        path = fields[5].lstrip(" ") if len(fields) > 5 else ""
         is_deleted = inode != 0 and path.endswith(_DELETED)
         if is_deleted:
             path = path.removesuffix(_DELETED)
         if "\\" in path:  # seq_file_path() writes a newline in a name as \012
-            path = _OCTAL.sub(lambda m: chr(int(m[1], 8)), path)
-        found.append(
-            Mapping(
-                start=int(match["start"], 16),
-                end=int(match["end"], 16),
-                perms=match["perms"],
-                offset=int(match["offset"], 16),
-                device=os.makedev(int(match["major"], 16), int(match["minor"], 16)),
-                inode=inode,
-                path=path,
-                is_deleted=is_deleted,
-            )
-        )
+            path = re.sub(_OCTAL, lambda m: chr(int(m[1], 8)), path)
+        found.append(Mapping(start, end, perms, offset, os.makedev(major, minor), inode, path, is_deleted))
     return found
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from autoprofile.errors import UsageError
 
@@ -28,8 +27,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A command to run.
 
     Args:
@@ -43,8 +41,7 @@ class Command:
     cwd: str | None = None
 
 
-@dataclass
-class Progress:
+class Progress(NamedTuple):
     """How far a run is: distinct syscalls, distinct observations, calls, processes, seconds."""
 
     syscalls: int
@@ -57,8 +54,7 @@ class Progress:
 OnProgress: TypeAlias = Callable[[Progress], None]
 
 
-@dataclass(frozen=True)
-class RunResult:
+class RunResult(NamedTuple):
     """What a run gave: its trace, and the program's shell status (exit code, or 128 + signal)."""
 
     trace: Trace
