@@ -6,6 +6,7 @@ Nothing here loads a heavy library unless its option is given.
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -138,6 +139,8 @@ class Supervision(NamedTuple):
             ):
                 if given:
                     raise click.UsageError(f"{name} says something of the --audit log", ctx)
+        elif self.metrics and os.path.realpath(self.metrics) == os.path.realpath(self.audit_file):
+            raise click.UsageError(f"--audit and --metrics both name {self.metrics}", ctx)
 
     @property
     def is_needed(self) -> bool:

@@ -28,6 +28,7 @@ __all__ = ["Metrics", "MetricsTarget", "Sample", "parse_metrics_target"]
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:/\[\]]*):(?P<port>\d{1,5})")
 _PERIOD_S = 5.0
 _LINKS = 40  # as many as the kernel follows (MAXSYMLINKS)
+_OURS = b"# HELP autoprofile_"  # how every file of ours begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,9 @@ class Metrics:
     """Publish counters while entered.
 
     A file is written anew every five seconds and at the end, in one step (for the node exporter's textfile
-    collector). A symbolic link is followed only if it and what it points to are the caller's own, and not
-    again after the start: the program may be able to put one there. An address answers ``GET /metrics``;
+    collector). A file that holds anything else (a profile, by a slip of the hand) is not replaced. A symbolic
+    link is followed only if it and what it points to are the caller's own, and not again after the start: the
+    program may be able to put one there. An address answers ``GET /metrics``;
     anyone who can reach it can read the program's denials, so it is localhost unless a host is given.
 
     Args:
@@ -88,7 +90,8 @@ class Metrics:
 
     Raises:
         MachineError: prometheus_client is not installed.
-        AutoprofileError: the file cannot be written, or the address cannot be listened at.
+        AutoprofileError: the file cannot be written or holds something else, or the address cannot be
+            listened at.
     """
 
     def __init__(self, target: MetricsTarget) -> None:
@@ -102,6 +105,8 @@ class Metrics:
         self._client = prometheus_client
         self._target = target
         self._path = None if target.path is None else _real_path(target.path)
+        if self._path is not None:
+            _expect_metrics(self._path)
         self._sources: list[Callable[[], Sample]] = []
         self._is_up = True
         self._done = threading.Event()
@@ -213,6 +218,30 @@ def _real_path(path: str) -> str:
             return real
         real = os.path.join(os.path.dirname(real), os.readlink(real))  # noqa: PTH115, PTH118, PTH120
     raise AutoprofileError(f"cannot write the metrics: {os.strerror(errno.ELOOP)}", where=path)
+
+
+def _expect_metrics(path: str) -> None:
+    # Replaced without a word is only what an earlier run has left there. Not a link: `_real_path` followed
+    # those that may be; not blocking, should it be a pipe.
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise AutoprofileError(
+            f"cannot tell whether this file may be replaced: {error.strerror}", where=path
+        ) from error
+    try:
+        status = os.fstat(fd)
+        # What is no regular file is refused by whoever writes.
+        if stat.S_ISREG(status.st_mode) and status.st_size and os.pread(fd, len(_OURS), 0) != _OURS:
+            raise AutoprofileError(
+                "this file holds no metrics of autoprofile; it was not replaced",
+                where=path,
+                hint="name a new file, or one that an earlier --metrics wrote",
+            )
+    finally:
+        os.close(fd)
 
 
 def _sample_of(supervisor: NotifySupervisor) -> Sample:

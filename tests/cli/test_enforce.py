@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.tool import WITHOUT_PRIVILEGES, autoprofile, hand_written
+from tests.cli.tool import WITHOUT_PRIVILEGES, autoprofile, hand_written, one_error
 
 pytestmark = pytest.mark.kernel
 
@@ -207,6 +207,26 @@ def test_metrics_are_written_to_a_file(learned: Path, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["m.prom"]
 
 
+def test_metrics_replace_nothing_but_metrics(learned: Path, tmp_path: Path) -> None:
+    """--metrics FILE leaves a file that holds something else as it is, runs nothing, and replaces its own."""
+    pytest.importorskip("prometheus_client")
+    profile = hand_written(tmp_path, learned.read_text(), "s.yaml")
+    (tmp_path / "a.jsonl").write_text('{"event":"end"}\n')
+    (tmp_path / "link").symlink_to("s.yaml")
+    for name in ("s.yaml", "a.jsonl", "link"):
+        before = (tmp_path / name).read_bytes()
+        done = autoprofile("enforce", profile, "--metrics", name, "--", "touch", "ran", cwd=tmp_path)
+        assert done.returncode == 125, done.stderr
+        assert "holds no metrics" in one_error(done.stderr)
+        assert (tmp_path / name).read_bytes() == before
+        assert not (tmp_path / "ran").exists()
+    (tmp_path / "m.prom").touch()
+    for _ in range(2):
+        done = autoprofile("enforce", profile, "--metrics", "m.prom", "--", *PYTHON, "AF_UNIX", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "m.prom").read_bytes().startswith(b"# HELP autoprofile_")
+
+
 def test_metrics_are_served_on_localhost(learned: Path, tmp_path: Path) -> None:
     """--metrics :PORT answers while the command runs, with its live processes, and is gone afterwards."""
     pytest.importorskip("prometheus_client")
@@ -233,6 +253,7 @@ def test_metrics_are_served_on_localhost(learned: Path, tmp_path: Path) -> None:
         (["--audit-max-size", "much"], "no size"),
         (["--audit-max-size", "1M"], "--audit"),
         (["--backtrace"], "--audit"),
+        (["--audit", "new", "--metrics", "./new"], "both name ./new"),
     ],
 )
 def test_options_that_make_no_sense_are_named(
@@ -243,3 +264,4 @@ def test_options_that_make_no_sense_are_named(
     assert done.returncode == 2, done.stderr
     assert says in done.stderr
     assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "new").exists()
