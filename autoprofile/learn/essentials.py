@@ -17,6 +17,7 @@ from autoprofile.abi.families import family
 from autoprofile.abi.signatures import constrained_args
 from autoprofile.abi.syscalls import syscall_nr
 from autoprofile.learn.compact import boxes
+from autoprofile.learn.risks import conditions
 from autoprofile.learn.strict import arch_limit, args_from_box
 from autoprofile.profile.action import Action
 from autoprofile.profile.rule import Evidence, SeccompRule
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Essential", "essential_rules", "essentials", "source"]
 
 _DATA = Path(__file__).with_name("data") / "essentials.tsv"
+_MEASURED_ON = "x86_64"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ def essential_rules(
     """Return rules for the essentials that concern a program and that no rule of it covers yet.
 
     Args:
-        arch: which of the arches; other arches than x86_64 get the calls and symbols that they share with it.
+        arch: which of the arches; other arches than x86_64 get the calls and symbols that they share with it, where the
+            call has the same arguments.
         arches: of the profile.
         seen: names of the syscalls that were seen on this arch.
         rules: of the profile so far; a call that one of them decides stays decided.
@@ -97,7 +100,7 @@ def essential_rules(
         for spec, value in zip(specs, values, strict=True):
             args[spec.index] = value or 0
         own = [r for r in rules if r.syscall == entry.syscall and (r.arch is None or arch in r.arch)]
-        if any(r.evaluate(args) for r in own):
+        if any(r.evaluate(args) for r in own) or _is_risk(arch, entry.syscall, args):
             continue
         reasons = needed.setdefault(entry.syscall, {}).setdefault(values, set())
         reasons.update(entry.reason.split(", "))
@@ -116,8 +119,21 @@ def essential_rules(
     return found
 
 
+def _is_risk(arch: str, name: str, args: Sequence[int]) -> bool:
+    # What is needed on a rare path must not open a risk that was not seen. One protocol is exempt: getaddrinfo
+    # asks the kernel for its own addresses through NETLINK_ROUTE, the netlink that every program may talk to.
+    values = dict(enumerate(args))
+    return any(
+        c.holds(values) and (c.risk.name_class, c.risk.severity) != ("netlink", "medium")
+        for c in conditions(arch, name)
+    )
+
+
 def _values(arch: str, entry: Essential) -> Values | None:
     given = dict(entry.args)
+    measured = [spec.name for spec in constrained_args(_MEASURED_ON, entry.syscall)]
+    if [spec.name for spec in constrained_args(arch, entry.syscall)] != measured:
+        return None  # another call of the same name: i386's mmap hides its arguments behind a pointer
     try:
         return tuple(
             encode_value(arch, spec, given[spec.name]) if spec.name in given else None

@@ -18,6 +18,7 @@ from autoprofile.learn.companions import companion_rules, companions_of
 from autoprofile.learn.denied import CHECKABLE, always_failed, opaque, spare_jit
 from autoprofile.learn.essentials import essential_rules
 from autoprofile.learn.generalise import Policy, generalise, open_shapes
+from autoprofile.learn.risks import conditions
 from autoprofile.learn.shapes import comparators
 from autoprofile.learn.strict import arch_limit, baseline_rules, strict_rules
 from autoprofile.profile.action import Action
@@ -142,7 +143,9 @@ def _unseen(arch: str, name: str, arches: Sequence[str], policy: Policy, reason:
     limit = arch_limit(arch, arches)
     evidence = Evidence(reason=f"{policy.level}: {reason}")
     if not group.specs:
-        return [SeccompRule(name, Action.ALLOW, ANY, limit, evidence)]
+        # i386's old mmap hides protection and flags behind a pointer: what cannot be told apart stays shut
+        risks = conditions(arch, name)
+        return [] if risks else [SeccompRule(name, Action.ALLOW, ANY, limit, evidence)]
     rules = []
     for shape in open_shapes(group, policy):
         args = comparators(group.specs, shape)

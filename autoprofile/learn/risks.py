@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
-from autoprofile.abi.constants import encode_value
+from autoprofile.abi.constants import constants, encode_value
 from autoprofile.abi.risk import Risk, risk_conditions
 from autoprofile.abi.signatures import signature
 from autoprofile.profile.arg import Arg
@@ -113,7 +113,12 @@ def _parse(arch: str, name: str, text: str) -> tuple[Clause, ...] | None:
         whole = (1 << spec.width) - 1
         if operator.startswith("in"):
             mask = int(operator[3:], 0) if operator.startswith("in/") else whole
-            values = frozenset(encode_value(arch, spec, item) for item in operand.split(","))
+            # A symbol that this arch does not have (KVM on arm) has no value that a call could carry there.
+            known_here = constants(spec.constants, arch) if spec.constants else {}
+            items = [item for item in operand.split(",") if item in known_here or item[0].isdigit()]
+            if not items:
+                return None
+            values = frozenset(encode_value(arch, spec, item) for item in items)
             clauses.append(Clause(spec.index, "in", mask, values))
         else:
             clauses.append(Clause(spec.index, operator, encode_value(arch, spec, operand)))

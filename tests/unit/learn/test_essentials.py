@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+
+import pytest
+
+from autoprofile.abi.arch import ARCHES
 from autoprofile.abi.constants import encode_value
 from autoprofile.abi.signatures import constrained_args
 from autoprofile.abi.syscalls import syscall_nr
+from autoprofile.learn import learn
 from autoprofile.learn.essentials import essential_rules, essentials, source
+from autoprofile.learn.risks import conditions
 from autoprofile.profile import Action, SeccompRule
+from tests.unit.learn.traces import observed, trace_of
 
 
 def test_every_entry_reads_on_the_arch_it_was_measured_on() -> None:
@@ -43,3 +51,35 @@ def test_other_arches_get_what_they_share() -> None:
         rules = essential_rules(arch, (arch,), ("openat",), (), "standard")
         assert {"tgkill", "writev"} <= {r.syscall for r in rules}
         assert all(syscall_nr(arch, str(r.syscall)) is not None for r in rules)
+
+
+@pytest.mark.parametrize("level", ["standard", "permissive"])
+@pytest.mark.parametrize("mode", ["allowlist", "hybrid"])
+def test_i386_keeps_its_old_mmap_shut(level: str, mode: str) -> None:
+    """The call whose protection lies behind a pointer is not opened because x86_64's of that name is needed."""
+    seen = [
+        observed("mmap2", 0, 0, 3, 0x22, arch="i386"),
+        observed("openat", 0, 0, 0, arch="i386"),
+        observed("poll", arch="i386"),
+    ]
+    profile = learn(trace_of(*seen), level=level, mode=mode)
+    assert profile.decide("mmap2", 0, 0, 3, 0x22).action == Action.ALLOW
+    assert profile.decide("mmap", 0x1000).action.is_refusing or mode == "hybrid"
+    assert profile.decide("mmap", 0x1000).action != Action.ALLOW
+    assert profile.decide("select", 0x1000).action != Action.ALLOW
+
+
+@pytest.mark.parametrize("arch", list(ARCHES))
+def test_no_essential_or_companion_carries_an_unseen_risk(arch: str) -> None:
+    """Every rule added without observation, tried with its own values, is of no risk class (routes aside)."""
+    triggers = {e.when for e in essentials()} - {"always"}
+    for rule in essential_rules(arch, (arch,), triggers, (), "standard"):
+        name = str(rule.syscall)
+        assert rule.comparators or not constrained_args(arch, name)
+        choices = [list(one.values) for one in rule.comparators]
+        for values in itertools.product(*choices):
+            args = [0] * 6
+            for one, value in zip(rule.comparators, values, strict=True):
+                args[one.index] = value
+            risks = [c.risk for c in conditions(arch, name) if c.holds(dict(enumerate(args)))]
+            assert {(r.name_class, r.severity) for r in risks} <= {("netlink", "medium")}, rule
