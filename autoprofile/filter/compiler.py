@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from autoprofile.abi.arch import ARCHES, arch_from_audit
 from autoprofile.abi.syscalls import display_name, newest_nr, syscall_nr
 from autoprofile.errors import AutoprofileError
 from autoprofile.filter import opcodes as op
@@ -100,7 +101,11 @@ def _with_newer(
         if is_beyond(profile, arch, nr):
             newer[nr] = Call(display_name(arch, nr), Decision((), beyond.ret), (), 0.0)
     for syscall in profile.syscalls(arch):
-        if isinstance(syscall, int) and syscall > newest_nr(arch) and syscall not in newer:
+        if not isinstance(syscall, int) or syscall <= newest_nr(arch) or syscall in newer:
+            continue
+        if (
+            arch_from_audit(ARCHES[arch].audit_arch, syscall) == arch
+        ):  # else another arch's, as in `lower_arch`
             newer[syscall] = Call(str(syscall), Decision((), default.ret), (), 0.0)
     return dict(sorted(newer.items()))
 

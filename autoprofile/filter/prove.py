@@ -138,7 +138,9 @@ class _Prover:
                 nr = syscall if isinstance(syscall, int) else syscall_nr(arch, syscall)
                 if nr is not None:
                     known.add(nr & _U32)
-            self._numbers[arch] = known
+            # A number on the other side of x86_64's gate is no call of this arch: the other's cases have it.
+            token = ARCHES[arch].audit_arch
+            self._numbers[arch] = {nr for nr in known if arch_from_audit(token, nr) == arch}
 
     def cases(self) -> Iterable[tuple[str, list[int]]]:
         return [(arch, sorted(numbers)) for arch, numbers in self._numbers.items()]

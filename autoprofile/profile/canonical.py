@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autoprofile.abi.arch import ARCHES
+from autoprofile.abi.arch import ARCHES, X32_SYSCALL_BIT, arch_from_audit
 from autoprofile.abi.signatures import signature
 from autoprofile.abi.syscalls import syscall_name, syscall_nr, syscall_table
 from autoprofile.errors import AutoprofileError, ProfileError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from autoprofile.profile.rule import Args, Evidence
 
-__all__ = ["arches_with", "canonical_rules", "joined_evidence", "unknown_syscall"]
+__all__ = ["arches_with", "canonical_rules", "check_number", "joined_evidence", "unknown_syscall"]
 
 
 def arches_with(syscall: str | int, arches: Sequence[str]) -> tuple[str, ...]:
@@ -43,6 +43,30 @@ def unknown_syscall(name: str, arches: Sequence[str], where: str | None = None) 
         if near := difflib.get_close_matches(name, known, n=3):
             hint = f"did you mean {', '.join(near)}?"
     return ProfileError(f"no syscall {name!r} on {', '.join(arches)}", where=where, hint=hint)
+
+
+def check_number(nr: int, arch: str, where: str | None = None) -> None:
+    """Raise `ProfileError` when a syscall number is none of this arch.
+
+    x86_64 and x32 share the audit token, and bit 30 of the number says which of them a call is of: a rule for
+    a number on the wrong side would never be asked. -1 has every bit and is one of x86_64.
+    """
+    if not 0 <= nr <= 0xFFFFFFFF:
+        raise ProfileError(f"a syscall number is from 0 to {0xFFFFFFFF}, not {nr}", where=where)
+    other = arch_from_audit(ARCHES[arch].audit_arch, nr)
+    if other == arch:
+        return
+    other_bit = nr ^ X32_SYSCALL_BIT
+    raise ProfileError(
+        f"{nr:#x} ({nr}) is no syscall number of {arch}: "
+        + (
+            "with bit 30 it is one of x32"
+            if other == "x32"
+            else "those have bit 30, without it it is one of x86_64"
+        ),
+        where=where,
+        hint=f"give the rule to {other}, or mean {other_bit:#x} of {arch}",
+    )
 
 
 def canonical_rules(rules: Iterable[SeccompRule], arches: tuple[str, ...]) -> tuple[SeccompRule, ...]:
@@ -119,8 +143,7 @@ def _arches_of(rule: SeccompRule, arches: tuple[str, ...]) -> tuple[str, ...]:
 def _bind(rule: SeccompRule, arch: str) -> SeccompRule:
     syscall = rule.syscall
     if isinstance(syscall, int):
-        if not 0 <= syscall <= 0xFFFFFFFF:
-            raise ProfileError(f"a syscall number is from 0 to {0xFFFFFFFF}, not {syscall}")
+        check_number(syscall, arch)
         syscall = syscall_name(arch, syscall) or syscall
         rule = SeccompRule(syscall, rule.action, rule.args, rule.arch, rule.evidence)
     if not rule.comparators:

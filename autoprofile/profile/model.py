@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from autoprofile.abi.arch import ARCHES
+from autoprofile.abi.arch import ARCHES, arch_from_audit
 from autoprofile.abi.constants import encode_value
 from autoprofile.abi.signatures import signature
 from autoprofile.abi.syscalls import display_name, syscall_name, syscall_nr
 from autoprofile.errors import AutoprofileError, ProfileError, UsageError
 from autoprofile.profile.action import Action
-from autoprofile.profile.canonical import arches_with, canonical_rules, unknown_syscall
+from autoprofile.profile.canonical import arches_with, canonical_rules, check_number, unknown_syscall
 from autoprofile.profile.wording import arg_name, comparator_text, rule_text, value_text
 
 if TYPE_CHECKING:
@@ -244,21 +244,27 @@ class Profile:
     ) -> tuple[str, int, list[int]]:
         """Return the arch, number and raw registers of a call written with symbols.
 
+        A number says itself whether it is one of x86_64 or of x32: given is what the kernel takes it for,
+        unless `arch` says otherwise.
+
         Args:
             syscall: name or number.
             args: up to six, numbers or symbols (``"AF_UNIX"``, ``"O_WRONLY|O_CREAT"``); missing ones are 0.
             arch: the arch of the call; by default the profile's first.
 
         Raises:
-            UsageError: an unknown syscall, symbol or arch, or too many arguments.
+            UsageError: an unknown syscall, symbol or arch, a number that is none of `arch`, or too many
+                arguments.
         """
-        arch = self.arch[0] if arch is None else arch
+        asked, arch = arch, self.arch[0] if arch is None else arch
         if arch not in ARCHES:
             raise UsageError(f"no arch {arch!r}", hint="arches: " + ", ".join(ARCHES))
         nr = syscall_nr(arch, syscall) if isinstance(syscall, str) else syscall
         if nr is None:
             error = unknown_syscall(str(syscall), (arch,))
             raise UsageError(error.what, hint=error.hint)
+        if isinstance(syscall, int):
+            arch = _arch_of_number(arch, nr, is_asked=asked is not None)
         known = signature(arch, syscall_name(arch, nr) or "")
         if len(args) > 6:
             raise UsageError(f"a syscall has at most 6 arguments, not {len(args)}")
@@ -324,6 +330,16 @@ def check_header(arch: Sequence[str], level: str, mode: str, default: Action) ->
         raise ProfileError(
             f"mode denylist contradicts default {default}", hint="default allow or log, or mode: allowlist"
         )
+
+
+def _arch_of_number(arch: str, nr: int, *, is_asked: bool) -> str:
+    try:
+        check_number(nr, arch)
+    except ProfileError as error:
+        if is_asked or not 0 <= nr <= 0xFFFFFFFF:
+            raise UsageError(error.what) from None
+        return arch_from_audit(ARCHES[arch].audit_arch, nr)
+    return arch
 
 
 def _why_matched(arch: str, rule: SeccompRule, rules: tuple[SeccompRule, ...]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from autoprofile.abi.arch import ARCHES
 from autoprofile.errors import AutoprofileError, ProfileError
 from autoprofile.profile.action import Action
-from autoprofile.profile.canonical import arches_with, unknown_syscall
+from autoprofile.profile.canonical import arches_with, check_number, unknown_syscall
 from autoprofile.profile.comments import evidence_after
 from autoprofile.profile.model import LEVELS, MODES, Learned, Profile, Program, check_header
 from autoprofile.profile.nodes import Reader, number_of, yaml_lines
@@ -235,6 +235,8 @@ def _section(
     seen: dict[str | int, int] = {}
     for key, name, value in reader.entries(node, what):
         syscall = parser.syscall_of(key, name, arches)
+        if isinstance(syscall, int):
+            check_number(syscall, arches[0], reader.at(key))
         if syscall in seen:
             raise reader.error(
                 key, f"{what} has the syscall {syscall} twice", f"first given on line {seen[syscall]}"
