@@ -157,9 +157,10 @@ def read_logs(paths: Sequence[Path], *, strace: bool) -> Trace:
     from autoprofile.observations import Trace
 
     if strace:
+        from autoprofile.trace.strace_files import runs_of
         from autoprofile.trace.strace_log import trace_from_strace_log
 
-        return reduce(Trace.merge, [trace_from_strace_log(path) for path in paths])
+        return reduce(Trace.merge, [trace_from_strace_log(run) for run in runs_of(paths)])
     for path in paths:
         if kind_of(path) == "audit":
             # It holds only what an enforced profile refused: a profile of that alone allows nothing else.

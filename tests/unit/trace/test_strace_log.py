@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from autoprofile.abi import AbiError, constrained_args, display_name
 from autoprofile.errors import AutoprofileError
 from autoprofile.observations import Observation, Trace
+from autoprofile.trace.strace_files import runs_of
 from autoprofile.trace.strace_line import argument_value, parse_line, split_call, unquote
 from autoprofile.trace.strace_log import trace_from_strace_log
 from tests.conftest import TESTS
@@ -284,12 +285,69 @@ def test_register_pairs_are_taken_apart(tmp_path: Path) -> None:
     assert calls["sync_file_range"][0].args[5] == 2
 
 
-def test_an_attached_log_is_read_without_its_beginning(tmp_path: Path) -> None:
-    """A log of a running process has calls but no program; that it was not seen from the start is for the meta."""
-    trace = read(tmp_path, "7 getpid() = 7\n7 getpid() = 7\n")
-    (seen,) = trace.observations
-    assert (seen.program.path, seen.count) == ("?", 2)
-    assert not trace.is_complete
+END = "7 exit_group(0) = ?\n7 +++ exited with 0 +++\n"
+
+
+@pytest.mark.parametrize("pid", ["7 ", ""])
+def test_a_log_without_its_beginning_is_not_complete(tmp_path: Path, pid: str) -> None:
+    """A log of a process that ran before has calls but no program, and says that it is not whole."""
+    trace = read(tmp_path, ("7 getpid() = 7\n7 getpid() = 7\n" + END).replace("7 ", pid))
+    assert {o.program.path for o in trace.observations} == {"?"}
+    assert [o.count for o in by_name(trace)["getpid"]] == [2]
+    assert trace.meta.complete  # it was followed to its end
+    assert trace.ledger.entries == {"log_incomplete": 1}
+    assert "does not begin with the start of a program" in trace.ledger.details["log_incomplete"][0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "7 socket(0x1, 0x1, 0) = 3\n7 +++ exited with 0 +++\n",  # -e trace=network
+        "7 +++ exited with 0 +++\n",  # -e trace=network, nothing of that made
+        START + "7 socket(0x1, 0x1, 0) = 3\n7 +++ exited with 0 +++\n",  # -e trace=network,execve
+        START + "7 fork() = 8\n8 getpid() = 8\n8 +++ exited with 0 +++\n" + END,  # -z leaves out exits
+    ],
+)
+def test_a_filtered_log_is_not_complete(tmp_path: Path, text: str) -> None:
+    """A process that ends by itself without having called exit shows that its log leaves calls out."""
+    trace = read(tmp_path, text)
+    assert "log_incomplete" in trace.ledger.entries
+    assert "written with" in " ".join(trace.ledger.details["log_incomplete"])
+
+
+@pytest.mark.parametrize("end", ["exit_group", "execve"])
+def test_threads_that_another_ends_hide_nothing(tmp_path: Path, end: str) -> None:
+    """Threads end without a call of their own when another calls exit_group or execve, whoever writes first."""
+    text = (
+        START
+        + "7 clone(child_stack=0x1, flags=CLONE_VM|CLONE_THREAD) = 8\n"
+        + "8 pause( <unfinished ...>\n"
+        + (
+            "7 exit_group(0) = ?\n8 <... pause resumed>) = ?\n8 +++ exited with 0 +++\n"
+            if end == "exit_group"
+            else '7 execve("/bin/y", ["y"], 0x1 /* 0 vars */ <unfinished ...>\n'
+            "8 <... pause resumed>) = ?\n8 +++ exited with 0 +++\n7 <... execve resumed>) = 0\n"
+            "7 exit_group(0) = ?\n"
+        )
+        + "7 +++ exited with 0 +++\n"
+    )
+    trace = read(tmp_path, text)
+    assert trace.ledger.total == 0
+    assert trace.is_complete
+
+
+def test_the_files_of_one_log_are_one_run(tmp_path: Path) -> None:
+    """Files of -ff are grouped by who bore whom; logs that only look like them each are a run."""
+    files = sorted(VARIED.glob("files.log.*"))
+    assert runs_of([VARIED / "raw.log", *reversed(files)]) == [[VARIED / "raw.log"], [*reversed(files)]]
+    numbered = [tmp_path / "log.1", tmp_path / "log.2"]
+    for path in numbered:
+        path.write_text(START + "7 fork() = 2\n" + END)
+    assert runs_of(numbered) == [[path] for path in numbered]
+    alone = [tmp_path / "other.1", tmp_path / "other.2"]
+    for path in alone:
+        path.write_text((START + END).replace("7 ", ""))
+    assert runs_of(alone) == [[path] for path in alone]
 
 
 @pytest.mark.parametrize(
