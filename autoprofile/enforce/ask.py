@@ -113,9 +113,14 @@ class TerminalJudge:
             event.nr,
             tuple(sorted(event.decoded.items())) if event.decoded else event.args,
         )
-        with self._lock:
+        while not self._lock.acquire(timeout=_LOOK_MS / 1000):
+            if not waits():
+                return None
+        try:
             known = self._answers.get(key)
             return known or self._answer(key, _question(event), waits)
+        finally:
+            self._lock.release()
 
     def _answer(self, key: tuple[object, ...], question: str, waits: Callable[[], bool]) -> Verdict | None:
         if self._wrong_codes >= _WRONG_CODES:

@@ -2,16 +2,20 @@
 
 The function gets a `CallEvent` and returns ``"allow"``, ``"deny"``, ``"kill"``, ``"log"``, an errno's name,
 an `Action`, a `Verdict`, or None for no opinion. It fails closed: an exception, or an answer that is none of
-these, gives the call what it would get without the hook, and is reported. Answers are remembered for
-identical calls unless a `Verdict` says otherwise.
+these, gives the call what it would get without the hook, and is reported; so does a function that takes too
+long, and it is not called again before it returns. Answers are remembered for identical calls unless a
+`Verdict` says otherwise.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
+import threading
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from autoprofile.enforce.judge import verdict_of
 from autoprofile.errors import AutoprofileError, UsageError
@@ -21,7 +25,12 @@ if TYPE_CHECKING:
 
     from autoprofile.enforce.judge import CallEvent, Verdict
 
-__all__ = ["HookJudge", "load_hook"]
+__all__ = ["HOOK_TIMEOUT_S", "HookJudge", "load_hook"]
+
+#: How long a hook may take to answer, in seconds, unless its function has an attribute ``timeout_s``.
+HOOK_TIMEOUT_S: Final = 60.0
+
+_LOOK_S: Final = 0.1  # how often to see whether the caller still waits for the answer
 
 
 def load_hook(spec: str) -> Callable[[CallEvent], object]:
@@ -60,27 +69,69 @@ def load_hook(spec: str) -> Callable[[CallEvent], object]:
 
 
 class HookJudge:
-    """Ask a function.
+    """Ask a function, one call at a time, in a thread of its own: whoever serves must not hang with it.
 
     Args:
         function: takes a `CallEvent`; see the module for what it may return.
+
+    Raises:
+        UsageError: its ``timeout_s`` is no time.
     """
 
     by = "hook"
 
     def __init__(self, function: Callable[[CallEvent], object]) -> None:
+        timeout_s = getattr(function, "timeout_s", HOOK_TIMEOUT_S)
+        if type(timeout_s) not in (int, float) or not 0 < timeout_s < math.inf:
+            raise UsageError("the hook's timeout_s is no number of seconds above 0")
         self._function = function
+        self._timeout_s = float(timeout_s)
+        self._is_free = threading.Lock()  # held while the function runs, whoever has stopped waiting for it
+        self._late_at = 0.0
 
-    def judge(self, event: CallEvent, waits: Callable[[], bool]) -> Verdict | None:  # noqa: ARG002
-        """Decide one call.
+    def judge(self, event: CallEvent, waits: Callable[[], bool]) -> Verdict | None:
+        """Decide one call; None as soon as its caller does not wait any more.
 
         Raises:
-            AutoprofileError: the function raised, or returned what is no answer.
+            AutoprofileError: the function raised, returned what is no answer, or does not return in time.
         """
+        while not self._is_free.acquire(timeout=_LOOK_S):
+            if not waits():
+                return None
+            if time.monotonic() > self._late_at:
+                raise AutoprofileError(
+                    "the hook has not answered an earlier call yet; calls are decided without it until then"
+                )
+        found: list[Verdict | BaseException | None] = []
+        is_done = threading.Event()
+
+        def run() -> None:
+            try:
+                found.append(self._answer(event))
+            except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
+                found.append(error)
+            finally:
+                self._is_free.release()
+                is_done.set()
+
+        self._late_at = time.monotonic() + self._timeout_s
+        threading.Thread(target=run, name="hook", daemon=True).start()
+        while not is_done.wait(_LOOK_S):
+            if not waits():
+                return None
+            if time.monotonic() > self._late_at:
+                raise AutoprofileError(
+                    f"the hook did not answer {event.syscall or event.nr} within {self._timeout_s:g} s",
+                    hint="give its function an attribute timeout_s if it needs longer",
+                )
+        (answer,) = found
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def _answer(self, event: CallEvent) -> Verdict | None:
         try:
             answer = self._function(event)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:
             # Whatever the user's code raises, SystemExit too, is its failure and never a pass.
             where = _line_of(error, Path(str(getattr(self._function, "__module__", "hook"))))
@@ -91,11 +142,8 @@ class HookJudge:
             ) from error
         try:
             return verdict_of(answer)
-        except KeyboardInterrupt:
-            raise
-        except (
-            BaseException
-        ) as error:  # its own code, of a class derived from Verdict or str, may have raised
+        except BaseException as error:
+            # Its own code, of a class derived from Verdict or str, may have raised.
             raise AutoprofileError(
                 f"the hook answered {event.syscall or event.nr} with {_text_of(answer, repr)}, "
                 "which is no answer",
@@ -107,8 +155,6 @@ def _text_of(value: object, convert: Callable[[object], str]) -> str:
     # An object's __repr__ or __str__ is the user's code as well.
     try:
         return convert(value)
-    except KeyboardInterrupt:
-        raise
     except BaseException:  # noqa: BLE001 - whatever it raises
         return f"<{type(value).__name__}>"
 

@@ -49,6 +49,10 @@ class Supervisor(Protocol):
         """End `serve` soon although processes still use the filter; called from a signal handler."""
         ...
 
+    def interrupt(self) -> None:
+        """Ask nobody any longer about the call that is being decided; called from a signal handler."""
+        ...
+
 
 def enforce(
     command: Command,
@@ -63,7 +67,9 @@ def enforce(
     """Run a command under a filter to its end.
 
     Ctrl-C reaches the program from the terminal; the tool waits for it. SIGTERM, SIGHUP, SIGUSR1, SIGUSR2,
-    SIGALRM and SIGWINCH sent to the tool are passed on. When the supervisor raises, the program is killed.
+    SIGALRM and SIGWINCH sent to the tool are passed on; the first two, and Ctrl-C, also end whatever question
+    keeps the program waiting, since it may be deaf to them meanwhile. When the supervisor raises, the program
+    is killed.
     When the program has ended and left processes behind, the supervisor goes on for them until SIGINT,
     SIGTERM or SIGHUP stops it. narrows: from then on what they would have to ask for fails with ENOSYS.
 
@@ -108,9 +114,18 @@ def enforce(
 def _stop_with_signals(running: Running, supervisor: Supervisor) -> None:
     # While the program runs, signals mean the program. After its end they can only mean us: without this the
     # tool would wait, deaf to all but SIGKILL, for as long as any daemon the program left behind.
+    import select  # not needed where nobody supervises
+
     def pass_on(signum: int) -> None:
-        if not running.child.send_signal(signum) and signum in _ENDING:
-            supervisor.stop()
+        # Nobody may have reaped it yet, and a zombie takes any signal. It is not for a handler to reap.
+        poller = select.poll()
+        poller.register(running.child, select.POLLIN)
+        lives = not poller.poll(0) and running.child.send_signal(signum)
+        if signum in _ENDING:
+            if lives:
+                supervisor.interrupt()
+            else:
+                supervisor.stop()
 
     running.signals.send = pass_on
     running.signals.on_interrupt = partial(pass_on, _PROBE)

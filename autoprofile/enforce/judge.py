@@ -90,7 +90,8 @@ class Judge(Protocol):
 
         Args:
             event: the call.
-            waits: tells whether the caller still waits for the answer; it may have been killed.
+            waits: tells whether anybody still waits for the answer: the caller may have been killed, the user
+                may have pressed Ctrl-C. Whoever takes his time looks now and then, and has no opinion then.
 
         Raises:
             AutoprofileError: it cannot decide: the call gets ``event.otherwise``, and the user is told.

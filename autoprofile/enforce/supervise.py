@@ -153,6 +153,7 @@ class NotifySupervisor:
         self._executioner = Executioner()
         self._known: dict[bytes, _Known] = {}
         self._decided: dict[tuple[int, int, tuple[int, ...]], Action] = {}
+        self._interrupts = 0
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         #: The first process, None before `serve`.
         self.root: int | None = None
@@ -204,8 +205,16 @@ class NotifySupervisor:
 
     def stop(self) -> None:
         """End `serve` soon, from any thread or a signal handler; later calls of the target get ENOSYS."""
+        self.interrupt()
         if self._stop_fd >= 0:
             os.eventfd_write(self._stop_fd, 1)
+
+    def interrupt(self) -> None:
+        """Have a judge that is being asked asked no longer: its call gets what it would get without one.
+
+        From any thread or a signal handler; nothing when nobody is asked.
+        """
+        self._interrupts += 1
 
     @property
     def summary(self) -> SupervisorSummary:
@@ -353,6 +362,11 @@ class NotifySupervisor:
         caller, task, otherwise = who
         if task is None:
             return None  # the caller has died, or cannot be looked at
+        interrupts = self._interrupts
+
+        def is_wanted() -> bool:
+            return self._interrupts == interrupts and waits()
+
         name = abi.syscall_name(arch, call.nr)
         risk = abi.call_risk(arch, name, call.args) if name else None
         event = CallEvent(
@@ -373,12 +387,15 @@ class NotifySupervisor:
             otherwise=otherwise,
         )
         try:
-            verdict = judge.judge(event, waits)
+            verdict = judge.judge(event, is_wanted)
         except AutoprofileError as error:
             # Fails closed: the call gets what it would get without a judge.
             self._tell(error.what, f"{error.what}{f' ({error.where})' if error.where else ''}")
             return None
-        return None if verdict is None else (verdict.action, verdict.remember)
+        # The caller may have been killed while the judge thought: what never ran was not let pass.
+        if verdict is None or (verdict.action.is_permitting and not waits()):
+            return None
+        return verdict.action, verdict.remember
 
     def _answer_for(self, arch: str, nr: int, action: Action, by: str) -> _Answer:
         if action.kind == "allow":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pty
@@ -9,6 +10,7 @@ import re
 import select
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from tests.cli.tool import AUTOPROFILE, autoprofile, environment
 from tests.conftest import need_program
 
 pytestmark = pytest.mark.kernel
+
+LIMIT_S = 60
 
 DENYLIST = """\
 autoprofile: 1
@@ -151,6 +155,136 @@ def test_identical_calls_are_asked_about_once(tracee, profile, tmp_path, remembe
     asked = (tmp_path / "asked").read_text().splitlines()
     assert len(asked) == (1 if remembers else 7)
     assert asked[0].startswith("syscall+0x")
+
+
+HANGS = """\
+import threading
+
+def decide(event):
+    open("asked", "a").write(f"{event.pid}\\n")
+    threading.Event().wait()
+    return "allow"
+"""
+
+
+def end(process: subprocess.Popen[str], folder: Path) -> None:
+    """Kill the tool and the program that asked, should they live."""
+    if process.poll() is None:
+        for pid in (process.pid, *map(int, (folder / "asked").read_text().split())):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait(LIMIT_S)
+
+
+def hanging(tracee, profile: Path, folder: Path) -> subprocess.Popen[str]:
+    """Start a program whose call a hook never decides, and return once the hook has been asked."""
+    (folder / "hook.py").write_text(HANGS)
+    words = [
+        "enforce",
+        profile,
+        "--hook",
+        "hook.py:decide",
+        "--audit",
+        "a.jsonl",
+        "--",
+        tracee("refused"),
+        0,
+        0,
+        1,
+    ]
+    process = subprocess.Popen(
+        [*AUTOPROFILE, *map(str, words)],
+        cwd=folder,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + LIMIT_S
+    while not (folder / "asked").exists() or not (folder / "asked").read_text():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process
+
+
+def test_a_hook_that_hangs_does_not_outlive_the_program(tracee, profile, tmp_path):
+    """SIGTERM ends a program whose call the hook never decides, and the tool with it; the log is complete."""
+    process = hanging(tracee, profile, tmp_path)
+    try:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=LIMIT_S)
+        assert process.returncode == 128 + signal.SIGTERM
+    finally:
+        end(process, tmp_path)
+    audit = read_audit(tmp_path / "a.jsonl")
+    assert audit.is_complete
+    assert [(r.event, r.action) for r in audit] == [("deny", "EACCES")]
+
+
+def test_control_c_ends_the_wait_for_a_hook(tracee, profile, tmp_path):
+    """SIGINT to the tool alone is no answer of the hook's: the call gets what the profile says, and the run goes on."""
+    process = hanging(tracee, profile, tmp_path)
+    try:
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=LIMIT_S)
+        assert out.endswith(f"parent 1 {errno.EACCES}\n"), err
+        assert process.returncode == 0
+    finally:
+        end(process, tmp_path)
+
+
+def test_a_hook_that_takes_too_long_is_not_waited_for(tracee, profile, tmp_path):
+    """After its timeout_s a hook has no opinion, nor on the calls that come before it returns; both are said once."""
+    (tmp_path / "hook.py").write_text(HANGS + "\ndecide.timeout_s = 0.3\n")
+    script = 'for i in 1 2 3; do "$0" 0 0 4; done'
+    words = ["enforce", profile, "--hook", "hook.py:decide", "--", "sh", "-c", script, tracee("refused")]
+    done = autoprofile(*words, cwd=tmp_path)
+    assert done.stdout.count(f"parent 4 {errno.EACCES}\n") == 3, done.stderr
+    assert done.stderr.count("did not answer getppid within 0.3 s") == 1
+    assert done.stderr.count("has not answered an earlier call yet") == 1
+    assert len((tmp_path / "asked").read_text().splitlines()) == 1
+
+
+def test_what_a_dead_caller_was_allowed_was_not_let_pass(tracee, profile, tmp_path):
+    """A call whose caller is killed while the hook thinks is not recorded as let pass, whatever the hook says."""
+    lines = [
+        "import os, signal, time",
+        "def decide(event):",
+        "    os.kill(event.pid, signal.SIGKILL)",
+        "    while open(f'/proc/{event.pid}/stat').read().rpartition(')')[2].split()[0] != 'Z':",
+        "        time.sleep(0.001)",
+        "    return 'allow'",
+    ]
+    (tmp_path / "hook.py").write_text("\n".join(lines))
+    words = [
+        "enforce",
+        profile,
+        "--hook",
+        "hook.py:decide",
+        "--audit",
+        "a.jsonl",
+        "--",
+        tracee("refused"),
+        0,
+        0,
+        1,
+    ]
+    done = autoprofile(*words, cwd=tmp_path)
+    assert done.returncode == 128 + signal.SIGKILL, done.stderr
+    assert [(r.event, r.count) for r in read_audit(tmp_path / "a.jsonl")] == [("deny", 1)]
+    assert "let pass" not in done.stderr
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "'soon'", "True", "float('nan')", "float('inf')"])
+def test_a_hooks_time_limit_has_to_be_one(profile, tmp_path, timeout):
+    """A timeout_s that is no time is an error before anything runs."""
+    (tmp_path / "hook.py").write_text(f"def decide(event):\n    pass\ndecide.timeout_s = {timeout}\n")
+    done = autoprofile("enforce", profile, "--hook", "hook.py:decide", "--", "touch", "ran", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "timeout_s" in done.stderr
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(
