@@ -17,13 +17,13 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import stat
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from autoprofile import kernel
 from autoprofile.abi.arch import ARCHES
 from autoprofile.abi.syscalls import syscall_nr
 from autoprofile.observations import call_code
+from autoprofile.trace.privilege import lacks_rights_of_its_file
 from autoprofile.trace.program_id import loaded_objects, program_of, thread_group_of
 
 if TYPE_CHECKING:
@@ -216,18 +216,10 @@ class Processes:
             self.fast = self._cache
 
     def _note_privilege(self, tgid: int, program: int) -> None:
-        # Under no_new_privs, and under an unprivileged tracer, execve ignores set-uid and capabilities.
+        # Under no_new_privs execve ignores set-uid and capabilities.
         if self._is_privileged or program in self._noted:
             return
         self._noted.add(program)
-        link = f"/proc/{tgid}/exe"
-        try:
-            file, owner = os.stat(link), os.stat(f"/proc/{tgid}").st_uid  # noqa: PTH116
-            raised = bool(file.st_mode & stat.S_ISUID and file.st_uid != owner)
-            raised = raised or bool(file.st_mode & stat.S_ISGID and owner != 0)
-            raised = raised or (owner != 0 and "security.capability" in os.listxattr(link))
-        except OSError:
-            return
-        if raised:
+        if lacks_rights_of_its_file(tgid):
             path = program_of(tgid).path
             self._recorder.ledger.add("setuid_ignored", detail=f"{path} ran without the rights it asks for")

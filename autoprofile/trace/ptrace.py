@@ -11,7 +11,6 @@ import contextlib
 import errno
 import os
 import signal
-import stat
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -30,6 +29,7 @@ from autoprofile.kernel.ptrace import (
 )
 from autoprofile.observations import OK, RETURN, Recorder, TraceMeta, call_code
 from autoprofile.trace.launch import launch
+from autoprofile.trace.privilege import lacks_rights_of_its_file
 from autoprofile.trace.program_id import libc_of, loaded_objects, program_of, thread_group_of
 from autoprofile.trace.ptrace_binding import (
     ENTRY,
@@ -90,7 +90,7 @@ class PtraceSource:
         command or not; start this in a thread of its own when that matters.
 
         `privileged` changes nothing here: ptrace sets no no_new_privs, and the kernel itself ignores the
-        set-uid bit for the tracees of an unprivileged tracer (in the ledger as ``setuid_ignored``).
+        set-uid bit for the tracees of a tracer without CAP_SYS_PTRACE (in the ledger: ``setuid_ignored``).
         """
         del privileged
         stopped = launch(command, options=_OPTIONS)
@@ -349,15 +349,8 @@ class _Tracees:
             self.recorder.ledger.add("missed_fork", detail=f"{name} with CLONE_UNTRACED in process {tid}")
 
     def _note_privilege(self, pid: int) -> None:
-        if os.geteuid() == 0:
-            return  # a privileged tracer keeps set-uid programs working (ptrace(2), execve)
-        link = f"/proc/{pid}/exe"
-        try:
-            raised = os.stat(link).st_mode & (stat.S_ISUID | stat.S_ISGID)  # noqa: PTH116
-            raised = raised or "security.capability" in os.listxattr(link)
-        except OSError:
-            return
-        if raised:
+        # Under a tracer without CAP_SYS_PTRACE, root or not, set-uid programs get no rights (ptrace(2)).
+        if lacks_rights_of_its_file(pid):
             path = program_of(pid).path
             self.recorder.ledger.add("setuid_ignored", detail=f"{path} ran without the rights it asks for")
 

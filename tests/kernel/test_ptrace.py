@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import time
 from collections import Counter
@@ -293,22 +294,63 @@ def test_nobody_survives_a_killed_tool(tmp_path):
         assert _wait_for(lambda pid=pid: _ended(pid)), f"{pid} survived"
 
 
-def test_a_set_uid_program_without_its_rights_is_noted(monkeypatch):
-    """Under an unprivileged tracer the kernel ignores the set-uid bit: the trace is not called complete."""
+@pytest.fixture
+def raised():
+    """Return a function that copies ``id`` with a mode and an owner, where everybody can run it."""
     if os.geteuid() != 0:
-        pytest.skip("only root can make a set-uid root program")
-    monkeypatch.setenv("UNPRIVILEGED", "1")
+        pytest.skip("only root can make a set-uid program of another user")
     place = Path("/tmp") / f"autoprofile-setuid-{os.getpid()}"
     place.mkdir(mode=0o755)
-    try:
+    if os.statvfs(place).f_flag & os.ST_NOSUID:
+        pytest.skip("/tmp is mounted nosuid")
+
+    def copy(mode: int, owner: int = 0, group: int = 0) -> str:
         program = place / "id"
         shutil.copy(need_program("id"), program)
-        program.chmod(0o4755)
-        done = tool(_RUN, str(program), "-u")
-        assert done.stdout == "65534\n", done.stderr
-        assert '"setuid_ignored": 1' in done.stderr
-    finally:
-        shutil.rmtree(place)
+        os.chown(program, owner, group)
+        program.chmod(mode)
+        return str(program)
+
+    yield copy
+    shutil.rmtree(place)
+
+
+def test_a_set_uid_program_without_its_rights_is_noted(monkeypatch, raised):
+    """Under an unprivileged tracer the kernel ignores the set-uid bit: the trace is not called complete."""
+    monkeypatch.setenv("UNPRIVILEGED", "1")
+    done = tool(_RUN, raised(0o4755), "-u")
+    assert done.stdout == "65534\n", done.stderr
+    assert '"setuid_ignored": 1' in done.stderr
+
+
+@pytest.mark.parametrize(("mode", "option"), [(0o4755, "-u"), (0o2755, "-g")])
+def test_root_without_the_capability_to_trace_is_no_exception(raised, mode, option):
+    """Not the user id but CAP_SYS_PTRACE lets set-uid and set-gid programs have their rights under a tracer."""
+    setpriv = need_program("setpriv", package="util-linux")
+    program = raised(mode, owner=65534, group=65534)
+    lesser = (setpriv, "--bounding-set=-all", "--inh-caps=-all")
+    done = tool(_RUN, program, option, wrapper=lesser)
+    assert done.stdout == "0\n", done.stderr
+    assert '"setuid_ignored": 1' in done.stderr
+    done = tool(_RUN, program, option)
+    assert done.stdout == "65534\n", done.stderr
+    assert '"complete": true' in done.stderr
+
+
+def test_file_capabilities_without_effect_are_noted(monkeypatch, raised):
+    """A program whose capabilities the kernel withholds is noted; one that has them is not."""
+    program = raised(0o755)
+    magic, cap_net_raw = 0x02000001, 1 << 13  # VFS_CAP_REVISION_2 with the effective bit
+    try:
+        os.setxattr(program, "security.capability", struct.pack("<5I", magic, cap_net_raw, 0, 0, 0))
+    except OSError as error:
+        pytest.skip(f"no file capabilities here: {error.strerror}")
+    done = tool(_RUN, program, "-u")
+    assert '"complete": true' in done.stderr
+    monkeypatch.setenv("UNPRIVILEGED", "1")
+    done = tool(_RUN, program, "-u")
+    assert done.stdout == "65534\n", done.stderr
+    assert '"setuid_ignored": 1' in done.stderr
 
 
 def test_it_works_unprivileged(monkeypatch):
