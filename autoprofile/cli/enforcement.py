@@ -10,13 +10,12 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from autoprofile.abi.families import ENOSYS_FALLBACK
 from autoprofile.enforce import enforce
 from autoprofile.errors import LaunchError
 from autoprofile.filter import FilterTooLarge, compile_asking, compile_stack
-from autoprofile.filter.newer import answer_beyond
+from autoprofile.filter.newer import answer_beyond, with_fallbacks
 from autoprofile.kernel import kernel_release
-from autoprofile.profile import Action, Profile, SeccompRule
+from autoprofile.profile import Action, Profile
 from autoprofile.trace.source import Command
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from autoprofile.enforce.metrics import Metrics
     from autoprofile.enforce.supervise import NotifySupervisor
     from autoprofile.filter import Program
+    from autoprofile.profile import SeccompRule
 
 __all__ = ["Enforcement"]
 
@@ -116,12 +116,16 @@ class Enforcement:
         # What will become of a call that a process waits in while we attach, should it be handed over.
         if self._complain or (self._judge is not None and self._is_open(arch, nr, args)):
             return Action.ALLOW
-        return self._answer(arch, nr, args)
+        action = self._answer(arch, nr, args)
+        if self._is_supervised or action.kind != "errno":
+            return action
+        return with_fallbacks(self._profile).decide_call(arch, nr, args).action
 
     def _filters(self, output: Output) -> tuple[Program, ...]:
         # In the order of installation: the listener, where there is one, is for the last.
-        profile = self._with_fallbacks()
-        if self._is_supervised:
+        if not self._is_supervised:
+            profile = with_fallbacks(self._profile)
+        else:
             profile = _handed_over(
                 self._profile,
                 everything=self._complain,
@@ -164,20 +168,6 @@ class Enforcement:
             output.note(
                 f"still answered with ENOSYS, as the profile's rules say: {', '.join(names)}; all else passes"
             )
-
-    def _with_fallbacks(self) -> Profile:
-        # Where libc has an older way to do the same, ENOSYS makes it take that way and EPERM makes it fail.
-        # Neither lets the call through.
-        profile = self._profile
-        if profile.default.kind != "errno":
-            return profile
-        known = {rule.syscall for rule in profile.rules}
-        rules = [
-            SeccompRule(name, Action.errno("ENOSYS"), arch=arches)
-            for name in sorted(ENOSYS_FALLBACK - known)
-            if (arches := _arches_with(name, profile.arch))
-        ]
-        return replace(profile, rules=(*profile.rules, *rules))
 
     def _run_supervised(self, command: Command, output: Output, *, privileged: bool) -> int:
         *before, program = self._filters(output)
@@ -315,12 +305,6 @@ def _handed_over(
 
 def _is_refusing(action: Action) -> bool:
     return not action.is_permitting and action != Action.errno("ENOSYS")
-
-
-def _arches_with(name: str, arches: Sequence[str]) -> tuple[str, ...]:
-    from autoprofile.abi.syscalls import syscall_nr
-
-    return tuple(arch for arch in arches if syscall_nr(arch, name) is not None)
 
 
 def _argv_of(pid: int) -> tuple[str, ...]:

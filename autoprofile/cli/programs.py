@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMS",
-    "answer_to_newer",
     "as_option",
     "beyond_option",
+    "enforced",
+    "fallback_option",
     "form_for",
     "json_of",
     "read_program",
@@ -64,11 +65,26 @@ beyond_option = click.option(
 )
 
 
-def answer_to_newer(profile: Profile, choice: str) -> Action | None:
-    """Return what ``--beyond`` means for a profile; None is its default."""
-    from autoprofile.filter.newer import answer_beyond
+fallback_option = click.option(
+    "--fallback",
+    type=click.Choice(["ENOSYS", "default"]),
+    default="ENOSYS",
+    show_default=True,
+    help="What calls that no rule names and that libc has an older way for (clone3, statx) get where the"
+    " default is an errno: ENOSYS, as from 'enforce', so that libc takes that way; or that default.",
+)
 
-    return answer_beyond(profile) if choice == "ENOSYS" else None
+
+def enforced(profile: Profile, beyond: str, fallback: str) -> tuple[Profile, Action | None]:
+    """Return a profile as `enforce` takes it, but for what ``--beyond`` and ``--fallback`` say otherwise.
+
+    Returns:
+        The profile to compile, and the answer to numbers newer than it; None is its default.
+    """
+    from autoprofile.filter.newer import answer_beyond, with_fallbacks
+
+    taken = with_fallbacks(profile) if fallback == "ENOSYS" else profile
+    return taken, answer_beyond(taken) if beyond == "ENOSYS" else None
 
 
 def form_for(asked: str | None, target: Path | None) -> str:

@@ -22,7 +22,7 @@ from autoprofile.errors import AutoprofileError
 from autoprofile.filter import Program, SockFilter, compile_profile
 from autoprofile.filter import opcodes as op
 from autoprofile.filter.cost import FilterCost, example_calls, filter_cost, smallest_filter
-from autoprofile.filter.newer import answer_beyond
+from autoprofile.filter.newer import answer_beyond, with_fallbacks
 from autoprofile.kernel import kernel_release
 from autoprofile.profile import Action
 
@@ -157,7 +157,8 @@ class Timing:
 def compare_filters(profile: Profile, *, bitmap: bool = True) -> Comparison:
     """Compile a profile with every compiler there is and work out what the filters execute.
 
-    Ours answers newer numbers with ENOSYS, as the filters that `enforce` installs.
+    Ours answers newer numbers, and calls that libc has an older way for, with ENOSYS, as the filters that
+    `enforce` installs (`filter.newer`).
 
     Args:
         profile: the profile, whose counts weigh the calls.
@@ -166,7 +167,7 @@ def compare_filters(profile: Profile, *, bitmap: bool = True) -> Comparison:
     Raises:
         FilterTooLarge: the profile needs several stacked filters, which are not compared.
     """
-    program = compile_profile(profile, beyond=answer_beyond(profile), bitmap=bitmap)
+    program = compile_profile(with_fallbacks(profile), beyond=answer_beyond(profile), bitmap=bitmap)
     filters = {OURS: program}
     cost = filter_cost(profile, program)
     instructions = {SMALLEST: cost.smallest(bitmap=bitmap), OURS: cost.expected(bitmap=bitmap)}

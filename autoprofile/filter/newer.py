@@ -1,27 +1,30 @@
-"""Numbers newer than a profile: which those are, and that they get ENOSYS in place of a refusal.
+"""A profile as it is enforced: ENOSYS in place of a refusal for calls that libc can do without.
 
-A profile knows the calls up to the newest one of the kernel it was learned on; no program it was learned from
-can have had another answer than ENOSYS for those above. Answering so lets a newer libc fall back. Nothing is
-allowed by it (no widening); a profile whose default kills does not kill for such a number.
+These are numbers newer than the profile, which knows the calls up to the newest one of the kernel it was
+learned on (no program it was learned from can have had another answer for those above), and, where the
+default is an error, calls that no rule names and that libc has an older way for. Nothing is allowed by it (no
+widening); a profile whose default kills does not kill for a newer number. One definition for all verbs.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from autoprofile.abi.arch import ARCHES
+from autoprofile.abi.families import ENOSYS_FALLBACK
 from autoprofile.abi.history import since
-from autoprofile.abi.syscalls import newest_nr, syscall_name, syscall_table
-from autoprofile.profile import Action
+from autoprofile.abi.syscalls import newest_nr, syscall_name, syscall_nr, syscall_table
+from autoprofile.profile import Action, SeccompRule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from autoprofile.profile import Profile
 
-__all__ = ["TABLE_KERNEL", "action_for", "answer_beyond", "is_beyond", "newest_known"]
+__all__ = ["TABLE_KERNEL", "action_for", "answer_beyond", "is_beyond", "newest_known", "with_fallbacks"]
 
 #: The kernel whose calls are all in autoprofile's own table.
 TABLE_KERNEL: Final = (6, 18)
@@ -36,6 +39,25 @@ def answer_beyond(profile: Profile) -> Action | None:
     what it does not name) or asks: a supervisor sees such calls, and refuses them with ENOSYS itself.
     """
     return Action.errno("ENOSYS") if profile.default.is_refusing else None
+
+
+def with_fallbacks(profile: Profile) -> Profile:
+    """Return what `compile`, `enforce`, `decide` and `prove` take a profile for: libc gets to its older ways.
+
+    Where the default is an errno, calls that no rule names and that libc has an older way for (clone3, statx,
+    faccessat2…: `abi.ENOSYS_FALLBACK`) are refused with ENOSYS: any other error libc takes for the failure of
+    the call itself. A default that kills stays, as do permitting ones; a supervisor answers so by itself.
+    """
+    if profile.default.kind != "errno":
+        return profile
+    known = {rule.syscall for rule in profile.rules}
+    refusal = Action.errno("ENOSYS")
+    rules = [
+        SeccompRule(name, refusal, arch=arches)
+        for name in sorted(ENOSYS_FALLBACK - known)
+        if (arches := tuple(arch for arch in profile.arch if syscall_nr(arch, name) is not None))
+    ]
+    return replace(profile, rules=(*profile.rules, *rules))
 
 
 def newest_known(profile: Profile, arch: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autoprofile.filter import compile_profile
-from autoprofile.filter.newer import answer_beyond
+from autoprofile.filter.newer import answer_beyond, with_fallbacks
 from autoprofile.formats.fidelity import Exported, Note
 
 if TYPE_CHECKING:
@@ -42,5 +42,5 @@ def c_array(*programs: Program) -> str:
 
 def export_c(profile: Profile) -> Exported:
     """Return the C source of a profile's filter."""
-    program = compile_profile(profile, beyond=answer_beyond(profile))
+    program = compile_profile(with_fallbacks(profile), beyond=answer_beyond(profile))
     return Exported(c_array(program).encode(), (Note("kept", f"{len(profile.rules)} rules, all of them"),))

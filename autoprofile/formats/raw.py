@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autoprofile.filter import compile_profile
-from autoprofile.filter.newer import answer_beyond
+from autoprofile.filter.newer import answer_beyond, with_fallbacks
 from autoprofile.formats.fidelity import Exported, Note
 
 if TYPE_CHECKING:
@@ -21,6 +21,6 @@ __all__ = ["export_raw"]
 def export_raw(profile: Profile) -> Exported:
     """Return the bytes of a profile's filter."""
     return Exported(
-        bytes(compile_profile(profile, beyond=answer_beyond(profile))),
+        bytes(compile_profile(with_fallbacks(profile), beyond=answer_beyond(profile))),
         (Note("kept", f"{len(profile.rules)} rules, all of them"),),
     )

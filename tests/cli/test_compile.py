@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from autoprofile import Action, Profile, SeccompRule
+from autoprofile.abi.syscalls import syscall_table
 from autoprofile.filter import Program
 from autoprofile.filter.simulate import most_severe
 from autoprofile.profile import Learned
@@ -125,3 +128,35 @@ def test_filters_for_older_kernels_weigh_all_calls(tmp_path: Path) -> None:
     assert newer != older
     for nr in range(600):
         assert newer.simulate("x86_64", nr) == older.simulate("x86_64", nr)
+
+
+def test_calls_with_an_older_way_get_the_same_from_every_verb(tmp_path: Path) -> None:
+    """What enforce answers clone3 under an errno default is what compile writes, decide says and prove proves."""
+    left_out = {"clone3", "faccessat2", "setns"}
+    rules = [SeccompRule(name, Action.ALLOW) for name in syscall_table("x86_64") if name not in left_out]
+    Profile(default=Action.errno("EPERM"), rules=tuple(rules)).save(tmp_path / "p.yaml")
+    ask = (
+        "import ctypes; c = ctypes.CDLL(None, use_errno=True); c.syscall({}, 0, 0); print(ctypes.get_errno())"
+    )
+    for name, nr, answer in (("clone3", 435, "ENOSYS"), ("setns", 308, "EPERM")):
+        ran = autoprofile("enforce", "p.yaml", "--", sys.executable, "-c", ask.format(nr), cwd=tmp_path)
+        assert ran.stdout.strip() == str(getattr(errno, answer)), ran.stderr
+        decided = autoprofile("decide", "p.yaml", name, cwd=tmp_path)
+        assert decided.stdout.startswith(f"{answer}: "), decided.stderr
+    for options, answer in (((), "ENOSYS"), (("--fallback", "default"), "EPERM")):
+        done = autoprofile("compile", "p.yaml", "-o", "p.bpf", "--force", *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        program = Program.from_bytes((tmp_path / "p.bpf").read_bytes())
+        assert str(program.simulate("x86_64", 439)) == answer
+        decided = autoprofile("decide", "p.yaml", "faccessat2", *options, cwd=tmp_path)
+        assert decided.stdout.startswith(f"{answer}: "), decided.stderr
+        assert (
+            autoprofile("export", "p.yaml", "--to", "raw", "-o", "e.bpf", "--force", cwd=tmp_path).returncode
+            == 0
+        )
+        assert ((tmp_path / "e.bpf").read_bytes() == bytes(program)) == (not options)
+    pytest.importorskip("z3")
+    assert autoprofile("prove", "p.yaml", cwd=tmp_path).returncode == 0
+    assert autoprofile("prove", "p.yaml", "--filter", "p.bpf", cwd=tmp_path).returncode == 3
+    literal = autoprofile("prove", "p.yaml", "--filter", "p.bpf", "--fallback", "default", cwd=tmp_path)
+    assert literal.returncode == 0, literal.stdout

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from autoprofile.cli.options import ExistingFile, force_option, json_option, output_of, profile_argument, verb
-from autoprofile.cli.programs import answer_to_newer, as_option, beyond_option
+from autoprofile.cli.programs import as_option, beyond_option, enforced, fallback_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +28,7 @@ __all__ = ["command"]
     " for all, so for them all calls weigh. It changes the order of tests, not their meaning.",
 )
 @beyond_option
+@fallback_option
 @force_option
 @json_option
 @click.pass_context
@@ -38,13 +39,15 @@ def command(
     form: str | None,
     kernel: str,
     beyond: str,
+    fallback: str,
     force: bool,
     as_json: bool,
 ) -> None:
     """Compile a profile into the classic-BPF program that the kernel runs at every call.
 
     A profile too large for one filter (4096 instructions) is split over several that mean the same together:
-    raw ones go to numbered files (web.1.bpf, web.2.bpf), to be installed in that order.
+    raw ones go to numbered files (web.1.bpf, web.2.bpf), to be installed in that order. Older files under any
+    of these names are in the way; --force replaces or removes them.
 
     \b
       autoprofile compile web.yaml
@@ -56,8 +59,8 @@ def command(
 
     output = output_of(ctx)
     form = form_for(form, target)
-    given = read_profile(profile)
-    programs = compile_stack(given, beyond=answer_to_newer(given, beyond), bitmap=kernel == "newer")
+    given, newer = enforced(read_profile(profile), beyond, fallback)
+    programs = compile_stack(given, beyond=newer, bitmap=kernel == "newer")
     output.detail(" and ".join(f"{len(program)} instructions of 4096" for program in programs))
     if len(programs) > 1:
         output.note(

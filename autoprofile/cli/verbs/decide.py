@@ -8,7 +8,7 @@ import click
 
 from autoprofile.cli import exit as exits
 from autoprofile.cli.options import json_option, output_of, profile_argument, verb
-from autoprofile.cli.programs import answer_to_newer, beyond_option
+from autoprofile.cli.programs import beyond_option, enforced, fallback_option
 from autoprofile.errors import AutoprofileError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ __all__ = ["command"]
 @click.argument("args", nargs=-1, metavar="[ARG]...")
 @click.option("--arch", help="The arch of the call; the profile's first unless given.")
 @beyond_option
+@fallback_option
 @click.option("--exit-code", is_flag=True, help="Exit with 3 unless the call is allowed.")
 @json_option
 @click.pass_context
@@ -34,6 +35,7 @@ def command(
     args: tuple[str, ...],
     arch: str | None,
     beyond: str,
+    fallback: str,
     exit_code: bool,
     as_json: bool,
 ) -> int:
@@ -45,6 +47,7 @@ def command(
       autoprofile decide web.yaml socket AF_NETLINK SOCK_RAW 12
       autoprofile decide web.yaml openat AT_FDCWD 0 'O_WRONLY|O_CREAT' 0644
     """  # noqa: D301 - \b is click's own mark
+    from autoprofile.abi.syscalls import display_name
     from autoprofile.cli.inputs import read_profile
     from autoprofile.filter import compile_stack
     from autoprofile.filter.newer import action_for
@@ -55,11 +58,14 @@ def command(
     allowed = read_profile(profile)
     call = int(syscall, 0) if syscall[:1].isdigit() else syscall
     encoded = allowed.encode_call(call, *args, arch=arch)
-    decision, newer = allowed.decide_call(*encoded), answer_to_newer(allowed, beyond)
-    action, why = action_for(allowed, *encoded, newer), decision.why
-    if action != decision.action:
+    decision = allowed.decide_call(*encoded)
+    taken, newer = enforced(allowed, beyond, fallback)
+    action, why = action_for(taken, *encoded, newer), decision.why
+    if decision.rule is None and taken.decide_call(*encoded).rule is not None:
+        why = f"libc has an older way than {display_name(*encoded[:2])} (with --fallback default: {why})"
+    elif action != decision.action:
         why = f"number {encoded[1]} is newer than the profile (with --beyond default: {why})"
-    stack = compile_stack(allowed, beyond=newer)
+    stack = compile_stack(taken, beyond=newer)
     compiled = Action.from_ret(most_severe([program.simulate_ret(*encoded) for program in stack]))
     if compiled != action:
         raise AutoprofileError(

@@ -8,7 +8,7 @@ import click
 
 from autoprofile.cli import exit as exits
 from autoprofile.cli.options import ExistingFile, json_option, output_of, profile_argument, verb
-from autoprofile.cli.programs import answer_to_newer, beyond_option
+from autoprofile.cli.programs import beyond_option, enforced, fallback_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,9 +26,12 @@ __all__ = ["command"]
     help="Prove this raw filter instead of the compiled one; several are stacked, the first installed first.",
 )
 @beyond_option
+@fallback_option
 @json_option
 @click.pass_context
-def command(ctx: click.Context, profile: Path, raw: tuple[Path, ...], beyond: str, as_json: bool) -> int:
+def command(
+    ctx: click.Context, profile: Path, raw: tuple[Path, ...], beyond: str, fallback: str, as_json: bool
+) -> int:
     """Prove that the filter answers every call as the profile says: every arch, number and argument.
 
     Uses the z3 solver (pip install 'autoprofile[prove]'). Exits with 3 and prints the call when a filter
@@ -44,8 +47,7 @@ def command(ctx: click.Context, profile: Path, raw: tuple[Path, ...], beyond: st
     from autoprofile.filter.prove import prove
 
     output = output_of(ctx)
-    claimed = read_profile(profile)
-    newer = answer_to_newer(claimed, beyond)
+    claimed, newer = enforced(given := read_profile(profile), beyond, fallback)
     programs = tuple(read_program(path) for path in raw) or compile_stack(claimed, beyond=newer)
     proof = prove(claimed, programs, beyond=newer)
     instructions = sum(len(program) for program in programs)
@@ -65,6 +67,7 @@ def command(ctx: click.Context, profile: Path, raw: tuple[Path, ...], beyond: st
                     "profile": str(found.profile),
                     "program": str(found.program),
                 },
+                "fallbacks": len(claimed.rules) - len(given.rules),
                 "filters": len(programs),
                 "holds": proof.holds,
                 "instructions": instructions,
@@ -76,7 +79,8 @@ def command(ctx: click.Context, profile: Path, raw: tuple[Path, ...], beyond: st
         output.data(
             f"proven: {instructions} instructions{stack} answer every call as the profile says "
             f"({proof.calls} calls one by one, all other numbers and arches together"
-            + (f"; numbers newer than the profile get {newer})\n" if newer else ")\n")
+            + (f"; numbers newer than the profile get {newer}" if newer else "")
+            + ("; calls that libc has an older way for get ENOSYS)\n" if claimed is not given else ")\n")
         )
     else:
         output.text(f"refuted: {proof.counterexample}\n")

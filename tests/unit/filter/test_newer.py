@@ -10,12 +10,20 @@ from hypothesis import strategies as st
 
 from autoprofile.abi._tables import source_line
 from autoprofile.abi.arch import ARCHES, arch_from_audit
+from autoprofile.abi.families import ENOSYS_FALLBACK
 from autoprofile.abi.history import since
 from autoprofile.abi.syscalls import newest_nr, syscall_nr, syscall_table
 from autoprofile.filter import compile_profile
-from autoprofile.filter.newer import TABLE_KERNEL, action_for, answer_beyond, is_beyond, newest_known
+from autoprofile.filter.newer import (
+    TABLE_KERNEL,
+    action_for,
+    answer_beyond,
+    is_beyond,
+    newest_known,
+    with_fallbacks,
+)
 from autoprofile.filter.prove import prove
-from autoprofile.profile import ANY, Action, Learned, Profile, SeccompRule
+from autoprofile.profile import ANY, Action, Arg, Learned, Profile, SeccompRule
 
 from .calls import calls, profiles
 
@@ -103,3 +111,19 @@ def test_the_border_is_proven(profile: Profile, kernel: str | None) -> None:
     profile = on(kernel, profile)
     proof = prove(profile, compile_profile(profile, beyond=ENOSYS), beyond=ENOSYS)
     assert proof.holds, proof.counterexample
+
+
+def test_an_errno_default_leaves_libc_its_older_ways() -> None:
+    """Calls with an older way get ENOSYS where no rule names them and the default is an errno, on each arch that has them."""
+    rules = (SeccompRule("statx", Action.ALLOW, (Arg(2, "eq", 0),)), SeccompRule("read", Action.ALLOW))
+    profile = Profile(arch=("x86_64", "i386"), default=Action.errno("EPERM"), rules=rules)
+    taken = with_fallbacks(profile)
+    for arch in profile.arch:
+        for name, nr in syscall_table(arch).items():
+            before, after = (p.decide_call(arch, nr, (1, 1, 1)).action for p in (profile, taken))
+            falls_back = name in ENOSYS_FALLBACK and name != "statx"
+            assert after == (ENOSYS if falls_back else before), (arch, name)
+    assert with_fallbacks(taken) == taken
+    for other in ("kill", "trap", "notify"):
+        literal = Profile(default=Action.parse(other), rules=rules)
+        assert with_fallbacks(literal) is literal
