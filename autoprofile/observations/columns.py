@@ -8,6 +8,8 @@ or not at all.
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,10 +90,31 @@ _PANDAS = {"int32": "int32", "int64": "int64", "uint32": "uint32", "uint64": "ui
 _NULLABLE_PANDAS = {"uint64": "UInt64", "string": "object"}
 
 
+# The bytes that are not UTF-8 in a name (PEP 383), and what looks like the text they become.
+_TO_ESCAPE = r"[\udc80-\udcff]|\\(?=x[0-9a-f]{2})"
+_ESCAPED = r"\\x([89a-f][0-9a-f]|5c)"
+
+
+def _text_from_path(path: str) -> str:
+    # Arrow's strings are UTF-8, file names any bytes: \xff stands for a byte that is not UTF-8.
+    def escaped(match: re.Match[str]) -> str:
+        return f"\\x{ord(match[0]) & 0xFF:02x}"
+
+    # Other surrogates are no bytes of a name; nobody but a caller of this library can have put them there.
+    return re.sub(_TO_ESCAPE, escaped, path).encode("utf-8", "replace").decode()
+
+
+def _path_from_text(text: str) -> str:
+    def plain(match: re.Match[str]) -> str:
+        return os.fsdecode(bytes.fromhex(match[1]))
+
+    return re.sub(_ESCAPED, plain, text) if "\\" in text else text
+
+
 def _columns_of(observations: Sequence[Observation]) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {
         "run": [o.run for o in observations],
-        "program": [o.program.path for o in observations],
+        "program": [_text_from_path(o.program.path) for o in observations],
         "build_id": [o.program.build_id for o in observations],
         "arch": [o.arch for o in observations],
         "nr": [o.nr for o in observations],
@@ -145,7 +168,7 @@ def observations_from_frame(frame: pd.DataFrame, where: str | None = None) -> li
 def _observations_from_columns(data: Mapping[str, list[Any]]) -> list[Observation]:
     programs: dict[tuple[str, str | None], ProgramId] = {}
     for path, build_id in zip(data["program"], data["build_id"], strict=True):
-        programs.setdefault((path, build_id), ProgramId(path, build_id))
+        programs.setdefault((path, build_id), ProgramId(_path_from_text(path), build_id))
     return [
         Observation(run, programs[path, build_id], arch, nr, args, *rest)
         for run, path, build_id, arch, nr, args, *rest in zip(
@@ -169,7 +192,11 @@ def _observations_from_columns(data: Mapping[str, list[Any]]) -> list[Observatio
 
 
 def write_parquet(trace: Trace, path: Path) -> None:
-    """Write a trace file; the columns' units and meanings go into the field metadata."""
+    """Write a trace file; the columns' units and meanings go into the field metadata.
+
+    Raises:
+        AutoprofileError: the file cannot be written, or a value is none of its column.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -189,9 +216,12 @@ def write_parquet(trace: Trace, path: Path) -> None:
         for c in COLUMNS
     ]
     schema = pa.schema(fields, metadata={METADATA_KEY: json.dumps(document, sort_keys=True)})
-    table = pa.table(_columns_of(trace.observations), schema=schema)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    try:
+        table = pa.table(_columns_of(trace.observations), schema=schema)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise AutoprofileError(f"the trace cannot be written: {error}", where=str(path)) from error
     from autoprofile.atomic import write_atomic
 
     write_atomic(path, sink.getvalue().to_pybytes())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import strategies as st
 
 from autoprofile.observations import LossLedger, Observation, ProgramId, Trace, TraceMeta
@@ -9,11 +11,12 @@ from autoprofile.observations import LossLedger, Observation, ProgramId, Trace, 
 u64 = st.integers(0, 2**64 - 1)
 counts = st.integers(0, 2**63)
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
+paths = text | st.binary(min_size=1, max_size=6).map(os.fsdecode) | st.text("\\x5cf/\udcff", max_size=8)
 
 observations = st.builds(
     Observation,
     run=st.integers(0, 3),
-    program=st.builds(ProgramId, text, st.none() | st.sampled_from(["8c1f", "go:xyz"])),
+    program=st.builds(ProgramId, paths, st.none() | st.sampled_from(["8c1f", "go:xyz"])),
     arch=st.sampled_from(["x86_64", "i386", "x32", "0x12345678"]),
     nr=st.integers(0, 2**32 - 1),
     args=st.tuples(*[st.none() | u64] * 6),

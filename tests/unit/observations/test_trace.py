@@ -213,6 +213,29 @@ def test_frames_that_are_no_trace_are_refused() -> None:
         Trace.from_frame(wrong, TraceMeta("ptrace"))
 
 
+def test_names_of_any_bytes_come_back(tmp_path: Path) -> None:
+    """A program's name that is not UTF-8, or looks like such a one written down, is the same when read again."""
+    names = ["/o\udcffd", "/o\\xffd", "/\\x5cxff", "/\\x41", "/plain"]
+    trace = Trace(TraceMeta("ptrace"), [_observation(program=ProgramId(name)) for name in names])
+    trace.save(tmp_path / "t.parquet")
+    assert {o.program.path for o in Trace.load(tmp_path / "t.parquet").observations} == set(names)
+    assert set(trace.to_frame()["program"]) == {
+        "/o\\xffd",
+        "/o\\x5cxffd",
+        "/\\x5cx5cxff",
+        "/\\x5cx41",
+        "/plain",
+    }
+
+
+def test_what_no_column_holds_is_an_error(tmp_path: Path) -> None:
+    """A value that its column cannot hold is an error of this program, not a traceback of a library's."""
+    trace = Trace(TraceMeta("ptrace"), [_observation(count=2**64)])
+    with pytest.raises(AutoprofileError, match="cannot be written"):
+        trace.save(tmp_path / "t.parquet")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
     """Saving is whole or not at all, and an impossible place is one clear error."""
     path = tmp_path / "t.parquet"
