@@ -40,18 +40,31 @@ def read_all(paths: Sequence[Path]) -> Evidence:
     """Read traces, audit logs and profiles, in any order.
 
     Raises:
-        AutoprofileError: a file cannot be read, or is none of them.
+        AutoprofileError: a file cannot be read, is none of them, or is a trace of nothing.
     """
     evidence = Evidence()
     for path in paths:
         kind = kind_of(path)
         if kind == "trace":
-            evidence.traces.append(read_trace(path))
+            evidence.traces.append(_trace_of_something(path))
         elif kind == "audit":
             evidence.audits.append(read_audit_log(path))
         else:
             evidence.profiles[str(path)] = _other_profile(path)
     return evidence
+
+
+def _trace_of_something(path: Path) -> Trace:
+    # Every program makes a call, if only to end: of a trace without one nothing follows, least of all that
+    # nothing has changed.
+    trace = read_trace(path)
+    if not trace.observations:
+        raise AutoprofileError(
+            "the trace holds no call: there is nothing to compare",
+            where=str(path),
+            hint="record it again with `learn --trace`",
+        )
+    return trace
 
 
 def _other_profile(path: Path) -> Profile:

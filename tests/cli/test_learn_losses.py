@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from autoprofile.observations import Trace
+from autoprofile.observations import Trace, TraceMeta
 from autoprofile.profile import Profile
 from tests.conftest import need_program
 
-from .tool import TIMEOUT_S, autoprofile
+from .tool import HAND_WRITTEN, TIMEOUT_S, autoprofile
 
 
 @pytest.mark.kernel
@@ -49,3 +49,13 @@ def test_a_log_of_strace_is_whole_or_says_that_it_is_not(tmp_path: Path, words: 
     is_whole = "-e" not in words
     assert (learned.complete, learned.lost == 0) == (is_whole, is_whole)
     assert ("log_incomplete" in done.stderr) != is_whole
+
+
+@pytest.mark.parametrize("verb", ["drift", "review"])
+def test_a_trace_of_nothing_is_no_evidence(tmp_path: Path, verb: str) -> None:
+    """A trace without a single call cannot show that nothing has changed: it is an error."""
+    (tmp_path / "p.yaml").write_text(HAND_WRITTEN)
+    Trace(TraceMeta("ptrace"), []).save(tmp_path / "t.parquet")
+    done = autoprofile(verb, "p.yaml", "t.parquet", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "t.parquet: the trace holds no call" in done.stderr
