@@ -13,27 +13,31 @@ from math import inf
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from autoprofile.abi.arch import ARCHES
 from autoprofile.abi.constants import decode_value
 from autoprofile.abi.families import ENOSYS_FALLBACK
-from autoprofile.abi.risk import call_risk
 from autoprofile.abi.signatures import constrained_args, kernel_value
 from autoprofile.abi.syscalls import display_name, syscall_name
 from autoprofile.drift.attribution import CHANGED, SAME, UNKNOWN, Attribution, attribute
+from autoprofile.drift.decide import decide_known, passes
 from autoprofile.drift.edit import accepting_rule, edit_text
 from autoprofile.drift.profiles import profile_drift
-from autoprofile.drift.record import KINDS, SEVERITIES, DriftRecord, DriftReport, record_id
+from autoprofile.drift.record import KINDS, SEVERITIES, DriftRecord, DriftReport, denial_ids, record_id
+from autoprofile.drift.risk import region_risk, unknown_args
 from autoprofile.drift.shift import shifted_records
 from autoprofile.drift.unused import RuleUse, unused_records
 from autoprofile.learn.denied import is_answered
+from autoprofile.profile.wording import arg_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from autoprofile.abi.risk import Risk
     from autoprofile.auditlog import AuditLog, AuditRecord
     from autoprofile.observations import Observation, Trace
     from autoprofile.profile.model import Decision, Profile
 
-__all__ = ["compare", "passes"]
+__all__ = ["compare", "lost_records", "passes", "reduced"]
 
 _VERDICTS = (SAME, UNKNOWN, CHANGED)
 
@@ -43,17 +47,17 @@ _Key = tuple[str, int, tuple["int | None", ...]]
 @dataclass(slots=True)
 class _Denied:
     # one refused call, gathered over all the evidence
-    decision: Decision
+    why: str  # what the profile says about it
+    unseen: tuple[str, ...] = ()  # arguments that rules of the call compare and the evidence does not hold
     count: int = 0
     programs: Counter[str] = field(default_factory=Counter)
     witness: dict[str, object] = field(default_factory=dict)
     attributions: Counter[Attribution] = field(default_factory=Counter)
     answers: set[str] = field(default_factory=set)  # what supervisors did with it
 
-    def add(self, count: int, program: str | None, why: Attribution, witness: dict[str, object]) -> None:
+    def add(self, count: int, program: str, why: Attribution, witness: dict[str, object]) -> None:
         self.count += count
-        if program is not None:
-            self.programs[program] += count
+        self.programs[program] += count
         self.attributions[why] += count
         # the smallest witness, so that the order of the evidence does not matter
         if not self.witness or _witness_rank(witness) < _witness_rank(self.witness):
@@ -97,7 +101,7 @@ def compare(
     for index, trace in enumerate(traces):
         for o in trace.observations:
             calls += o.count
-            decision = _decide(profile, o)
+            decision = decide_known(profile, o.arch, o.nr, o.args)
             if decision is None:
                 undecided += o.count
             elif passes(decision):
@@ -106,28 +110,26 @@ def compare(
                 answered += o.count
             else:
                 key = (o.arch, o.nr, reduced(o.arch, o.nr, o.args))
-                entry = denied.setdefault(key, _Denied(decision))
-                entry.add(
-                    o.count, _path(o.program.path), _from_trace(profile, trace, o), _seen(trace, index, o)
-                )
+                entry = denied.setdefault(key, _Denied(decision.why))
+                entry.add(o.count, o.program.path, _from_trace(profile, trace, o), _seen(trace, index, o))
     for log in audits:
         for record in log.records:
             calls += record.count
-            decision = _decide_args(profile, record.arch, record.nr, record.args)
-            if decision is None:
+            decision = decide_known(profile, record.arch, record.nr, record.args)
+            if decision is None and record.is_passed:
                 undecided += record.count
                 continue
-            if passes(decision):
+            if decision is not None and passes(decision):
                 allowed += record.count
                 continue
-            if _sends_on(decision, record):
+            if decision is not None and _sends_on(decision, record):
                 answered += record.count
                 continue
+            # Whatever its arguments were, a call that was refused is not one that was allowed.
+            new = _refused_unseen(profile, record) if decision is None else _Denied(decision.why)
             key = (record.arch, record.nr, reduced(record.arch, record.nr, record.args))
-            entry = denied.setdefault(key, _Denied(decision))
-            entry.add(
-                record.count, _path(record.program), _from_audit(profile, log, record), _audited(record)
-            )
+            entry = denied.setdefault(key, new)
+            entry.add(record.count, record.program, _from_audit(profile, log, record), _audited(record))
             entry.answers.add("let pass" if record.is_passed else record.action)
     records = [_denied_record(profile, key, entry) for key, entry in denied.items()]
     records += lost_records(traces, audits)
@@ -161,36 +163,10 @@ def _ended_s(trace: Trace) -> float:
     return inf if start is None else start + trace.meta.duration_ns / 1e9
 
 
-def passes(decision: Decision) -> bool:
-    """Tell whether a decision lets a call through without a word.
-
-    A rule that allows or logs does. So does a default of allow (a denylist). A default of log, trace or
-    notify does not: it lets the call through, or may, precisely because nobody has accepted it yet.
-    """
-    if decision.rule is not None:
-        return decision.action.is_permitting
-    return decision.action.kind == "allow"
-
-
 def _sends_on(decision: Decision, record: AuditRecord) -> bool:
     # what `is_answered` says of a call whose result nobody saw
     error = str(decision.action) if decision.rule is not None else ""
     return error == "ENOSYS" and syscall_name(record.arch, record.nr) in ENOSYS_FALLBACK
-
-
-def _decide(profile: Profile, o: Observation) -> Decision | None:
-    return _decide_args(profile, o.arch, o.nr, o.args)
-
-
-def _decide_args(profile: Profile, arch: str, nr: int, args: Sequence[int | None]) -> Decision | None:
-    decision = profile.decide_call(arch, nr, [a or 0 for a in args])
-    unknown = {i for i, a in enumerate(args) if a is None}
-    # A rule over an argument that the trace does not hold was decided on a made-up 0: then nothing is known,
-    # unless every rule of the call ignores those arguments.
-    for rule in profile.rules_for(arch, nr):
-        if any(a.index in unknown for a in rule.comparators):
-            return None
-    return decision
 
 
 def reduced(arch: str, nr: int, args: Sequence[int | None]) -> tuple[int | None, ...]:
@@ -269,46 +245,59 @@ def _audited(record: AuditRecord) -> dict[str, object]:
     }
 
 
+def _refused_unseen(profile: Profile, record: AuditRecord) -> _Denied:
+    name = display_name(record.arch, record.nr)
+    compared = {c.index for rule in profile.rules_for(record.arch, record.nr) for c in rule.comparators}
+    unseen = tuple(arg_name(record.arch, name, i) for i in sorted(compared) if record.args[i] is None)
+    return _Denied(f"it was refused ({record.action}), and rules of {name} compare its arguments", unseen)
+
+
 def _denied_record(profile: Profile, key: _Key, entry: _Denied) -> DriftRecord:
     arch, nr, args = key
     name = syscall_name(arch, nr)
     known = arch in profile.arch and any(r.action.is_permitting for r in profile.rules_for(arch, nr))
-    kind = "new_argument" if known else "new_syscall"
     specs = constrained_args(arch, name) if name else ()
     decoded = {s.name: decode_value(arch, s, v) for s in specs if (v := args[s.index]) is not None}
-    risk = call_risk(arch, name, tuple(a or 0 for a in args)) if name else None
+    missing = tuple(dict.fromkeys((*(s.name for s in unknown_args(arch, name, args)), *entry.unseen)))
+    # No profile can hold an arch that this release does not know.
+    rule = accepting_rule(profile, arch, nr, args) if arch in ARCHES else None
+    risk = region_risk(arch, name, [rule.comparators]).risk if name and rule else None
     # the alarm first: if any of the evidence is "same binaries", that is the verdict
-    why = min(entry.attributions, key=lambda a: (_VERDICTS.index(a.verdict), a.text))
+    cause = min(entry.attributions, key=lambda a: (_VERDICTS.index(a.verdict), a.text))
     programs = sorted(entry.programs, key=lambda p: (-entry.programs[p], p))
-    rule = accepting_rule(profile, arch, nr, args)
+    id_, *former = denial_ids(arch, display_name(arch, nr), args)
     return DriftRecord(
-        kind=kind,
-        id=record_id(kind, arch, display_name(arch, nr), args),
+        kind="new_argument" if known else "new_syscall",
+        id=id_,
         severity=_severity(profile, arch, name, risk.severity if risk else None),
         arch=arch,
         syscall=display_name(arch, nr),
         nr=nr,
         args=args,
-        decoded=decoded,
-        program=programs[0] if programs else None,
+        decoded={**decoded, **dict.fromkeys(missing, "?")},
+        program=next((p for p in programs if p != "?"), None),
         programs=tuple(programs),
         count=entry.count,
-        why="; ".join(
-            part
-            for part in (
-                entry.decision.why,
-                risk.reason if risk else None,
-                None if name else "a number that the tables do not know: newer than this release, or invalid",
-                why.text,
-            )
-            if part
-        ),
-        edit=edit_text(profile, arch, nr, args),
+        why="; ".join(part for part in (entry.why, _doubts(arch, name, missing, risk), cause.text) if part),
+        edit=edit_text(profile, arch, nr, args, missing=missing) if rule else "",
         witness={**entry.witness, "answers": sorted(entry.answers)} if entry.answers else entry.witness,
-        attribution=why.verdict,
+        attribution=cause.verdict,
         risk=risk.name_class if risk else None,
         rule=rule,
+        unknown=missing,
+        former_ids=tuple(former),
     )
+
+
+def _doubts(arch: str, name: str | None, missing: Sequence[str], risk: Risk | None) -> str | None:
+    if arch not in ARCHES:
+        return "an arch that this release does not know: no profile can allow it"
+    if name is None:
+        return "a number that the tables do not know: newer than this release, or invalid"
+    if not missing:
+        return risk.reason if risk else None
+    worst = f": at worst it {risk.reason}" if risk else ""
+    return f"the evidence does not hold {', '.join(missing)}{worst}"
 
 
 def _severity(profile: Profile, arch: str, name: str | None, risk: str | None) -> str:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from autoprofile.abi.arch import ARCHES
 from autoprofile.abi.signatures import constrained_args
 from autoprofile.abi.syscalls import syscall_name
 from autoprofile.drift.record import DENIALS
+from autoprofile.drift.risk import unknown_args
 from autoprofile.errors import AutoprofileError
 from autoprofile.profile.action import Action
 from autoprofile.profile.arg import ANY, Arg
@@ -50,8 +52,15 @@ def in_the_way(profile: Profile, arch: str, nr: int, args: Sequence[int | None])
     if arch not in profile.arch:
         return []
     raw = [a or 0 for a in args]
+    # A rule over an argument that is not known may or may not have refused it; it stays. narrows: so may the
+    # call stay refused.
+    unknown = {spec.index for spec in unknown_args(arch, syscall_name(arch, nr), args)}
     return [
-        rule for rule in profile.rules_for(arch, nr) if not rule.action.is_permitting and rule.evaluate(raw)
+        rule
+        for rule in profile.rules_for(arch, nr)
+        if not rule.action.is_permitting
+        and rule.evaluate(raw)
+        and not any(c.index in unknown for c in rule.comparators)
     ]
 
 
@@ -61,11 +70,13 @@ def accept(profile: Profile, records: Iterable[DriftRecord]) -> Profile:
     A deny rule that refused a call is divided around it: it goes on refusing everything else that it refused.
 
     Raises:
-        AutoprofileError: a deny rule is in the way that cannot be divided.
+        AutoprofileError: a deny rule is in the way that cannot be divided, or no profile can hold the arch.
     """
     for record in records:
         if record.kind not in DENIALS or record.arch is None or record.nr is None:
             continue
+        if record.arch not in ARCHES:
+            raise AutoprofileError(f"{record.id}: no profile can allow calls of the arch {record.arch}")
         rule = record.rule or accepting_rule(profile, record.arch, record.nr, record.args)
         evidence = rule.evidence or Evidence(count=record.count or None)
         profile = accept_rules(profile, record, (replace(rule, evidence=evidence),))
@@ -124,7 +135,12 @@ def _having(rule: SeccompRule, arches: Sequence[str]) -> tuple[str, ...]:
 
 
 def edit_text(
-    profile: Profile, arch: str, nr: int, args: Sequence[int | None], rule: SeccompRule | None = None
+    profile: Profile,
+    arch: str,
+    nr: int,
+    args: Sequence[int | None],
+    rule: SeccompRule | None = None,
+    missing: Sequence[str] = (),
 ) -> str:
     """Return the YAML to add to the profile so that it accepts this call, with what to remove as comments.
 
@@ -134,8 +150,9 @@ def edit_text(
         nr: its number.
         args: its arguments.
         rule: the rule to add; the one for exactly this call unless given.
+        missing: names of arguments that are not known, which the edit therefore leaves open.
     """
-    lines: list[str] = []
+    lines = [f"# widens: with any {', '.join(missing)}, which the evidence does not hold"] if missing else []
     arches = profile.arch
     limit = None if arches == (arch,) else (arch,)
     rule = replace(rule or accepting_rule(profile, arch, nr, args), arch=limit)

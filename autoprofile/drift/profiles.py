@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from autoprofile.abi.constants import decode_value
-from autoprofile.abi.risk import call_risk
 from autoprofile.abi.signatures import constrained_args
 from autoprofile.abi.syscalls import display_name, syscall_name, syscall_nr
 from autoprofile.drift.edit import edit_text
-from autoprofile.drift.record import DriftRecord, record_id
+from autoprofile.drift.record import DriftRecord, denial_ids
+from autoprofile.drift.risk import region_risk
 from autoprofile.profile.canonical import arches_with
 from autoprofile.profile.region import intersection, subtract_all, witness
+from autoprofile.profile.wording import call_text, rule_text, rule_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ProfileDrift", "profile_drift"]
 
+_SHOWN = 2  # rules of this profile that a sentence names
 _LIMIT = 2048  # pieces a region may fall into before it counts as not worked out
 
 
@@ -66,11 +67,11 @@ def profile_drift(profile: Profile, other: Profile, where: str) -> ProfileDrift:
             if pieces is None:
                 undecided += 1
                 continue
-            call = next((w for piece in pieces if (w := witness(piece)) is not None), None)
-            if call is None:
-                allowed += 1
+            pieces = [piece for piece in pieces if witness(piece) is not None]
+            if pieces:
+                records.append(_record(profile, other, rule, arch, nr, pieces, where))
             else:
-                records.append(_record(profile, other, rule, arch, nr, call, where))
+                allowed += 1
     return ProfileDrift(tuple(records), allowed, undecided)
 
 
@@ -101,36 +102,58 @@ def _record(
     rule: SeccompRule,
     arch: str,
     nr: int,
-    call: Sequence[int],
+    pieces: Sequence[Region],
     where: str,
 ) -> DriftRecord:
     name = syscall_name(arch, nr)
-    specs = constrained_args(arch, name) if name else ()
-    compared = {a.index for a in rule.comparators}
-    args = tuple(call[i] if i in compared and any(s.index == i for s in specs) else None for i in range(6))
     known = arch in profile.arch and any(r.action.is_permitting for r in profile.rules_for(arch, nr))
-    kind = "new_argument" if known else "new_syscall"
-    decision = profile.decide_call(arch, nr, call)
-    risk = call_risk(arch, name, tuple(call)) if name else None
+    # The edit lets in all of the pieces: the gravest of their calls is the measure, and the proof.
+    risk, gravest = region_risk(arch, name, pieces) if name else (None, None)
+    proof = pieces[0] if gravest is None else gravest
+    call = witness(proof) or (0,) * 6
+    specs = constrained_args(arch, name) if name else ()
+    compared = {a.index for a in (*rule.comparators, *proof)}
+    args = tuple(call[i] if i in compared and any(s.index == i for s in specs) else None for i in range(6))
     signature = tuple((a.index, a.op, a.values, a.mask) for a in rule.comparators)
     limit = None if profile.arch == (arch,) else (arch,)
     reason = f" ({rule.evidence.reason})" if rule.evidence and rule.evidence.reason else ""
     severity = "high" if arch not in profile.arch else risk.severity if risk else "low" if name else "medium"
+    id_, *former = denial_ids(arch, display_name(arch, nr), ("rule", signature))
     return DriftRecord(
-        kind=kind,
-        id=record_id(kind, arch, display_name(arch, nr), ("rule", signature)),
+        kind="new_argument" if known else "new_syscall",
+        id=id_,
         severity=severity,
         arch=arch,
         syscall=display_name(arch, nr),
         nr=nr,
         args=args,
-        decoded={s.name: decode_value(arch, s, v) for s in specs if (v := args[s.index]) is not None},
+        decoded=rule_values(arch, rule) or dict.fromkeys((s.name for s in specs), "any"),
         program=other.program.path if other.program else None,
-        programs=(other.program.path,) if other.program and other.program.path else (),
+        programs=(other.program.path,) if other.program and other.program.path else ("?",),
         count=rule.evidence.count or 0 if rule.evidence else 0,
-        why=f"the other profile allows it{reason}; {decision.why}" + (f"; {risk.reason}" if risk else ""),
+        why="; ".join(
+            part
+            for part in (
+                f"the other profile allows it{reason}",
+                _own_answer(profile, arch, nr, call),
+                f"{call_text(arch, name, call)}: {risk.reason}" if risk and name else None,
+            )
+            if part
+        ),
         edit=edit_text(profile, arch, nr, call, rule),
         witness={"source": "profile", "profile": where},
         risk=risk.name_class if risk else None,
         rule=replace(rule, arch=limit),
+        former_ids=tuple(former),
     )
+
+
+def _own_answer(profile: Profile, arch: str, nr: int, call: Sequence[int]) -> str:
+    decision = profile.decide_call(arch, nr, call)
+    permitted = [r for r in profile.rules_for(arch, nr) if r.action.is_permitting]
+    if decision.rule is not None or arch not in profile.arch or not permitted:
+        return decision.why
+    # Nobody made the call that proves it; what this profile allows says more than how far off that is.
+    shown = ", ".join(rule_text(arch, r).removesuffix(": allow") for r in permitted[:_SHOWN])
+    more = f" and {len(permitted) - _SHOWN} more" if len(permitted) > _SHOWN else ""
+    return f"this one only {shown}{more}; default {profile.default}"

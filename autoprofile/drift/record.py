@@ -22,6 +22,7 @@ __all__ = [
     "SEVERITIES",
     "DriftRecord",
     "DriftReport",
+    "denial_ids",
     "record_id",
 ]
 
@@ -44,6 +45,16 @@ def record_id(kind: str, arch: str | None, call: str | int | None, args: object)
     return "D" + hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def denial_ids(arch: str, call: str, args: object) -> tuple[str, str]:
+    """Return the id of a refused call, and the one that earlier releases gave where the call had rules.
+
+    Whether the profile has other rules of the call is no part of the id: accepting one of two calls must not
+    give the other a new one.
+    """
+    new_syscall, new_argument = (record_id(kind, arch, call, args) for kind in DENIALS)
+    return new_syscall, new_argument
+
+
 @dataclass(frozen=True, slots=True)
 class DriftRecord:
     """Describe one difference between a profile and later behaviour.
@@ -55,10 +66,12 @@ class DriftRecord:
         arch: of the call; None for `lost`.
         syscall: its name, or its number as text where it has no name; None for `lost`.
         nr: its number.
-        args: the arguments that matter; None where the argument is free or unknown.
-        decoded: these arguments under their names, as text; for `unused_rule` the values of the rule.
-        program: the executable that made most of the calls.
-        programs: all that made them.
+        args: the arguments that matter; None where the argument is free or unknown. Of another profile's rule
+            one call as proof.
+        decoded: these arguments under their names, as text, ``?`` for the unknown; of `unused_rule` and of
+            another profile's rule the values of the rule.
+        program: the executable that made most of the calls, None when none is known.
+        programs: all that made them, most calls first; ``?`` for those that could not be told.
         count: calls (for `unused_rule`, calls when it was learned; for `lost`, entries of the ledger).
         why: why this is a difference and what explains it, in one or two sentences.
         edit: the smallest profile edit that accepts it (YAML); "" where there is none.
@@ -66,7 +79,11 @@ class DriftRecord:
         attribution: ``changed`` (program, libc or kernel differ from what was learned), ``same`` (same
             binaries, new behaviour) or ``unknown``.
         risk: the risk class, if any.
-        rule: the allow rule that `edit` writes, or the rule that is unused.
+        rule: the allow rule that `edit` writes, or the rule that is unused; None where no rule can be
+            written.
+        unknown: names of the arguments that the evidence does not hold. `severity` and `risk` are then those
+            of the worst values, and the edit widens: it allows all values.
+        former_ids: under which earlier releases knew it.
     """
 
     kind: str
@@ -86,6 +103,18 @@ class DriftRecord:
     attribution: str = "unknown"
     risk: str | None = None
     rule: SeccompRule | None = None
+    unknown: tuple[str, ...] = ()
+    former_ids: tuple[str, ...] = ()
+
+    @property
+    def is_whole_rule(self) -> bool:
+        """Whether it is a rule of another profile, so many calls, rather than one call."""
+        return self.witness.get("source") == "profile"
+
+    @property
+    def is_guess(self) -> bool:
+        """Whether nobody knows what was called: accepting it would allow what the evidence does not show."""
+        return bool(self.unknown)
 
     @property
     def call(self) -> str:
@@ -113,6 +142,7 @@ class DriftRecord:
             "witness": dict(self.witness),
             "attribution": self.attribution,
             "risk": self.risk,
+            "unknown": list(self.unknown),
         }
 
 

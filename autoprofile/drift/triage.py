@@ -20,6 +20,7 @@ from autoprofile.learn.generalise import Policy, open_shapes
 from autoprofile.learn.shapes import comparators, covers
 from autoprofile.profile.action import Action
 from autoprofile.profile.arg import ANY
+from autoprofile.profile.region import intersection, subtract_all
 from autoprofile.profile.rule import Evidence, SeccompRule
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ VERDICTS = ("accept", "generalise", "deny", "remove", "keep")
 CHANGING = ("accept", "generalise", "deny", "remove")
 """The verdicts that change the profile."""
 
+_MAX_PIECES = 512  # of an allowed region; beyond that it counts as allowed
+
 
 def verdicts_for(profile: Profile, record: DriftRecord) -> tuple[str, ...]:
     """Return the verdicts that make sense for a record, in the order of `VERDICTS`."""
@@ -42,12 +45,27 @@ def verdicts_for(profile: Profile, record: DriftRecord) -> tuple[str, ...]:
         return ("remove", "keep")
     if record.kind not in DENIALS:
         return ("keep",)
-    can_deny = record.arch in profile.arch
-    can_widen = len(generalised_rules(profile, record)) > 0
-    return tuple(
-        v for v in ("accept", "generalise", "deny", "keep") if (v != "deny" or can_deny)
-        and (v != "generalise" or can_widen)
-    )  # fmt: skip
+    if record.rule is None:
+        return ("keep",)  # no profile can hold such a call
+    can = {
+        "accept": True,
+        "generalise": len(generalised_rules(profile, record)) > 0,
+        "deny": record.arch in profile.arch and not _takes_away(profile, deny_rule(profile, record, "EPERM")),
+        "keep": True,
+    }
+    return tuple(verdict for verdict, is_possible in can.items() if is_possible)
+
+
+def _takes_away(profile: Profile, rule: SeccompRule) -> bool:
+    """Tell whether a deny rule would refuse a call that the profile allows: more than what was looked at."""
+    for arch in rule.arch or profile.arch:
+        own = profile.rules_for(arch, rule.syscall)
+        denied = [r.comparators for r in own if not r.action.is_permitting]
+        for allowed in (r.comparators for r in own if r.action.is_permitting):
+            both = intersection(allowed, rule.comparators)
+            if both is not None and subtract_all(both, denied, _MAX_PIECES) != []:
+                return True
+    return False
 
 
 def apply(profile: Profile, record: DriftRecord, verdict: str, *, errno: str = "EPERM") -> Profile:
@@ -85,14 +103,15 @@ def generalised_rules(profile: Profile, record: DriftRecord) -> tuple[SeccompRul
     """Return what level standard makes of this call: everything of it that is of no other risk class.
 
     Nothing where there is no middle way between this call and all calls of that name: it has no arguments to
-    compare, is a risk whatever its arguments, or what is left open cannot be said in few rules.
+    compare, or not all are known, it is a risk whatever its arguments, or what is left open cannot be said in
+    few rules. Nothing of another profile's rule either, which is general already.
 
     widens: allows calls that nobody saw; the risk classes of `abi.risk` that the record does not carry stay
         out.
     """
     arch, nr = record.arch, record.nr
     name = syscall_name(arch, nr) if arch is not None and nr is not None else None
-    if arch is None or nr is None or name is None:
+    if arch is None or nr is None or name is None or record.unknown or record.is_whole_rule:
         return ()
     specs = constrained_args(arch, name)
     risk = syscall_risk(name)

@@ -12,7 +12,7 @@ from autoprofile.abi.risk import syscall_risk
 from autoprofile.abi.syscalls import syscall_nr
 from autoprofile.drift.edit import removing_text
 from autoprofile.drift.record import DriftRecord, record_id
-from autoprofile.profile.wording import arg_name, comparator_text
+from autoprofile.profile.wording import rule_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +98,7 @@ def unused_records(use: RuleUse, traces: Sequence[Trace]) -> list[DriftRecord]:
                 syscall=str(rule.syscall),
                 nr=nr,
                 args=(),
-                decoded=_decoded(arch, rule),
+                decoded=rule_values(arch, rule),
                 program=use.profile.program.path if use.profile.program else None,
                 programs=(),
                 count=count or 0,
@@ -114,13 +114,3 @@ def unused_records(use: RuleUse, traces: Sequence[Trace]) -> list[DriftRecord]:
 
 def _signature(rule: SeccompRule) -> tuple[object, ...]:
     return tuple((a.index, a.op, a.values, a.mask) for a in rule.comparators)
-
-
-def _decoded(arch: str, rule: SeccompRule) -> dict[str, str]:
-    # one entry per argument; several comparators on one argument are AND'ed
-    shown: dict[str, str] = {}
-    for one in rule.comparators:
-        name = arg_name(arch, rule.syscall, one.index)
-        text = comparator_text(arch, rule.syscall, one).removeprefix(name).strip().removeprefix("= ")
-        shown[name] = f"{shown[name]} and {text}" if name in shown else text
-    return shown

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from autoprofile.profile.arg import Arg
     from autoprofile.profile.rule import SeccompRule
 
-__all__ = ["arg_name", "arg_spec", "comparator_text", "call_text", "rule_text", "value_text"]
+__all__ = ["arg_name", "arg_spec", "comparator_text", "call_text", "rule_text", "rule_values", "value_text"]
 
+_FEW_BITS = 16  # so many may be set: said by their names
 _SIGNS = {"eq": "=", "ne": "≠", "lt": "<", "le": "≤", "gt": ">", "ge": "≥"}
 
 
@@ -63,6 +64,22 @@ def rule_text(arch: str, rule: SeccompRule) -> str:
     """Return a rule as ``socket(family = AF_UNIX, protocol = 0): allow``."""
     conditions = ", ".join(comparator_text(arch, rule.syscall, one) for one in rule.comparators) or "any"
     return f"{rule.syscall}({conditions}): {rule.action}"
+
+
+def rule_values(arch: str, rule: SeccompRule) -> dict[str, str]:
+    """Return what a rule asks of each argument it compares: argument name to values, for display."""
+    shown: dict[str, str] = {}
+    for one in rule.comparators:
+        name = arg_name(arch, rule.syscall, one.index)
+        spare = 0 if one.mask is None else ~one.mask & ((1 << (one.width or 64)) - 1)
+        if spare and one.values == (0,) and spare.bit_count() <= _FEW_BITS:
+            text = f"bits of {value_text(arch, rule.syscall, one.index, spare)}"
+        else:
+            text = comparator_text(arch, rule.syscall, one).removeprefix(name).strip()
+            text = text.removeprefix("= ").removeprefix("in ")
+        # several comparators on one argument are AND'ed
+        shown[name] = f"{shown[name]} and {text}" if name in shown else text
+    return shown
 
 
 def call_text(arch: str, syscall: str | int, args: Sequence[int]) -> str:

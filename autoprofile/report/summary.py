@@ -186,6 +186,8 @@ def drift_summary(report: DriftReport) -> str:
     if report.undecided:
         compared += f", {report.undecided} undecided"
     if not len(report):
+        if report.undecided:
+            return f"no drift found: {compared} (rules compare arguments that the evidence does not hold)"
         return f"no drift: {compared}, all allowed"
     kinds = ", ".join(f"{n} {kind}" for kind, n in report.counts.items() if n)
     return f"{counted(len(report), 'difference')}: {kinds} ({compared})"

@@ -220,3 +220,53 @@ def test_merging_and_learning_add_versions_to_a_history_that_was_begun(tmp_path:
     document = json.loads(autoprofile("history", profile, "--json", cwd=tmp_path).stdout)
     assert [v["why"] for v in document["versions"]] == ["start", "learn: true", f"merge: {profile}, {wider}"]
     assert document["is_current"]
+
+
+def killed(*numbers: int) -> str:
+    """Return the kernel's records of killed calls, which hold no arguments."""
+    return "".join(
+        'type=SECCOMP msg=audit(1700000000.123:456): auid=0 uid=0 gid=0 ses=1 pid=7 comm="x" exe="/bin/x" '
+        f"sig=31 arch=c000003e syscall={nr} compat=0 ip=0x7f01 code=0x80000000\n"
+        for nr in numbers
+    )
+
+
+def test_nothing_that_nobody_saw_is_accepted_by_its_severity(tmp_path: Path) -> None:
+    """--accept-below leaves alone what the evidence holds no arguments of, and says so; --accept can open it."""
+    profile = hand_written(tmp_path, PROFILE)
+    # socket, mmap, lseek (of no risk at all, but with an argument to compare) and getpid (without any)
+    (tmp_path / "k.log").write_text(killed(41, 9, 8, 39))
+    done = autoprofile("review", profile, "k.log", "--accept-below", "medium", cwd=tmp_path)
+    assert "1 accept; 3 differences left" in done.stdout
+    assert "1 left alone: the evidence does not hold their arguments" in done.stderr
+    changed = Profile.load(profile)
+    assert changed.syscalls("x86_64") == {"read", "socket", "getpid"}
+    assert str(changed.decide("socket", "AF_PACKET", "SOCK_RAW", 0).action) == "kill"
+    (lseek,) = [
+        r["id"]
+        for r in json.loads(autoprofile("drift", profile, "k.log", "--json", cwd=tmp_path).stdout)["records"]
+        if r["syscall"] == "lseek"
+    ]
+    autoprofile("review", profile, "k.log", "--accept", lseek, cwd=tmp_path)
+    assert str(Profile.load(profile).decide("lseek", 0, 0, 2).action) == "allow"
+
+
+def test_a_call_that_was_killed_fails_the_build_though_its_arguments_are_unknown(tmp_path: Path) -> None:
+    """Drift of a killed call exits with 3, and JUnit has a failure."""
+    profile = hand_written(tmp_path, PROFILE)
+    (tmp_path / "k.log").write_text(killed(41))
+    done = autoprofile("drift", profile, "k.log", "--junit", "--fail-on", "high", cwd=tmp_path)
+    assert done.returncode == 3
+    assert 'failures="1"' in done.stdout
+    assert "all allowed" not in done.stdout
+
+
+def test_a_wide_rule_of_another_profile_is_not_accepted_as_ordinary(tmp_path: Path) -> None:
+    """--accept-below and --fail-on look at the whole rule that an edit would add."""
+    profile = hand_written(tmp_path, PROFILE)
+    other = hand_written(
+        tmp_path, PROFILE.replace("family: AF_UNIX", "family: [AF_UNIX, AF_PACKET]"), "o.yaml"
+    )
+    assert autoprofile("drift", profile, other, "--fail-on", "high", cwd=tmp_path).returncode == 3
+    autoprofile("review", profile, other, "--accept-below", "high", cwd=tmp_path)
+    assert profile.read_text() == PROFILE

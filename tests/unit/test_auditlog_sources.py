@@ -26,6 +26,7 @@ from autoprofile.enforce.audit import MIN_SIZE, AuditWriter
 from autoprofile.enforce.caller import ProgramParts
 from autoprofile.errors import AutoprofileError
 from autoprofile.profile import Profile
+from autoprofile.report.summary import drift_summary
 from autoprofile.trace.program_id import ProgramIdentity
 from tests.unit.test_auditlog import record
 
@@ -310,7 +311,7 @@ def test_translated_records_are_refused(tmp_path):
 
 
 def test_kernel_records_are_evidence_for_drift(tmp_path):
-    """A call without rules is drift, one whose rules look at arguments is undecided: the kernel tells none."""
+    """A call that was killed is drift, whether or not rules look at its arguments, which the kernel tells none of."""
     path = tmp_path / "audit.log"
     path.write_text(AUDIT_LOG)
     profile = Profile.loads("autoprofile: 1\narch: [x86_64]\ndefault: kill\nsyscalls: {read: any}\n")
@@ -320,8 +321,22 @@ def test_kernel_records_are_evidence_for_drift(tmp_path):
         "autoprofile: 1\narch: [x86_64]\ndefault: kill\nsyscalls: {ptrace: [{request: PTRACE_TRACEME}]}\n"
     )
     report = compare(limited, audits=[read_audit(path)])
-    assert "ptrace" not in {r.syscall for r in report.denials if r.arch == "x86_64"}
-    assert report.undecided == 2
+    (record,) = [r for r in report.denials if (r.arch, r.syscall) == ("x86_64", "ptrace")]
+    assert (record.kind, record.unknown, record.count) == ("new_argument", ("request",), 2)
+    assert report.undecided == 0
+
+
+def test_what_was_let_pass_unseen_is_undecided_and_never_called_allowed(tmp_path):
+    """A call that was only logged, with arguments that nobody wrote down, is neither drift nor allowed."""
+    path = tmp_path / "audit.log"
+    path.write_text(AUDIT_LOG.splitlines()[1].replace("code=0x80000000", "code=0x7ffc0000") + "\n")
+    limited = Profile.loads(
+        "autoprofile: 1\narch: [x86_64]\ndefault: kill\nsyscalls: {ptrace: [{request: PTRACE_TRACEME}]}\n"
+    )
+    report = compare(limited, audits=[read_audit(path)])
+    assert (len(report), report.undecided, report.allowed) == (0, 1, 0)
+    assert "all allowed" not in drift_summary(report)
+    assert "1 undecided" in drift_summary(report)
 
 
 # ------------------------------------------------------------------------------------------------------ a watch

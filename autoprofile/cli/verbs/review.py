@@ -34,7 +34,8 @@ _SEVERITIES = ("high", "medium", "low")
     "--accept-below",
     type=click.Choice(_SEVERITIES),
     metavar="SEVERITY",
-    help="Accept every refused call less severe than high, medium or low, ask nothing.",
+    help="Accept every refused call less severe than high, medium or low, ask nothing; not those whose"
+    " arguments the evidence does not hold.",
 )
 @click.option(
     "--deny",
@@ -125,8 +126,20 @@ def _decide(
         wanted += [
             (record, "accept", "")
             for record in session.open_records()
-            if record.kind in DENIALS and SEVERITIES.index(record.severity) > limit and record.id not in named
+            if record.kind in DENIALS
+            and SEVERITIES.index(record.severity) > limit
+            and not record.is_guess
+            and record.id not in named
         ]
+        guesses = sum(
+            record.is_guess and SEVERITIES.index(record.severity) > limit and record.id not in named
+            for record in session.open_records()
+        )
+        if guesses:
+            session.output.warn(
+                f"{guesses} left alone: the evidence does not hold their arguments",
+                "accept them by their ids to allow all arguments",
+            )
     seen: dict[str, str] = {}
     for record, verdict, _ in wanted:
         if seen.setdefault(record.id, verdict) != verdict:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from autoprofile.auditlog import AuditLog, AuditRecord
 from autoprofile.drift import accept, compare
 from autoprofile.drift.record import KINDS, SEVERITIES
+from autoprofile.drift.triage import verdicts_for
+from autoprofile.errors import AutoprofileError
 from autoprofile.learn import learn
 from autoprofile.observations import ProgramId, Trace
 from autoprofile.profile import ANY, Action, Arg, Profile, SeccompRule
@@ -339,3 +341,54 @@ def test_different_answers_to_one_call_are_all_told() -> None:
         (found,) = compare(learn(BASE), [], [AuditLog((one,)) for one in records])
         assert found.count == 3
         assert "answered EPERM, kill, let pass" in witness_text(found.witness)
+
+
+def unseen(syscall: str, event: str = "kill") -> AuditRecord:
+    """Return what the kernel's own audit says of a call: no arguments."""
+    return replace(denial(syscall), event=event, action=event, args=(None,) * 6, build_id=None)
+
+
+def test_a_kill_without_arguments_is_drift_by_the_worst_it_may_have_been() -> None:
+    """A refused call whose arguments nobody knows is a difference, as grave as its gravest form."""
+    report = compare(learn(BASE), audits=[AuditLog((unseen("socket"), unseen("mmap"), unseen("getuid")))])
+    found = {r.syscall: r for r in report}
+    assert (found["socket"].kind, found["socket"].severity) == ("new_argument", "high")
+    assert (found["mmap"].kind, found["mmap"].severity) == ("new_syscall", "high")
+    assert found["socket"].unknown == ("family", "type", "protocol")
+    assert found["socket"].call == "socket(family=?, type=?, protocol=?)"
+    assert found["socket"].edit.startswith("# widens: with any family, type, protocol")
+    assert (found["getuid"].severity, found["getuid"].unknown) == ("low", ())
+
+
+def test_accepting_a_kill_without_arguments_settles_it() -> None:
+    """Once every argument is allowed, the same record is no drift, though narrower rules stand beside."""
+    profile, log = learn(BASE), AuditLog((unseen("socket"),))
+    accepted = accept(profile, compare(profile, audits=[log]).denials)
+    assert accepted.decide("socket", "AF_PACKET", "SOCK_RAW", 0).action == Action.ALLOW
+    assert compare(accepted, audits=[log]).records == ()
+
+
+def test_what_is_not_known_is_not_denied_with_what_is_allowed() -> None:
+    """A call without arguments cannot be denied where the profile allows some of its forms, nor generalised."""
+    profile = learn(BASE)
+    report = compare(profile, audits=[AuditLog((unseen("socket"), unseen("mmap")))])
+    offered = {r.syscall: verdicts_for(profile, r) for r in report}
+    assert offered == {"socket": ("accept", "keep"), "mmap": ("accept", "deny", "keep")}
+
+
+def test_a_hand_written_rule_over_a_descriptor_makes_a_kill_a_guess_too() -> None:
+    """Where a rule compares an argument that the kernel did not write down, the record names it."""
+    profile = Profile(rules=(SeccompRule("write", Action.ALLOW, (Arg(0, "le", 2),)),))
+    (record,) = compare(profile, audits=[AuditLog((unseen("write"),))])
+    assert record.unknown == ("fd",)
+
+
+def test_an_arch_that_nobody_knows_is_a_high_alarm_that_cannot_be_accepted() -> None:
+    """A call of an arch outside the tables is reported with the rest, and has no edit."""
+    strange = replace(unseen("socket"), arch="0xdeadbeef", nr=7, syscall=None)
+    (record,) = compare(learn(BASE), audits=[AuditLog((strange,))])
+    assert (record.severity, record.arch, record.edit) == ("high", "0xdeadbeef", "")
+    assert "no profile can allow it" in record.why
+    assert verdicts_for(learn(BASE), record) == ("keep",)
+    with pytest.raises(AutoprofileError, match="no profile can allow"):
+        accept(learn(BASE), [record])

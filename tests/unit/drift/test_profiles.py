@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from autoprofile.drift import accept, compare
 from autoprofile.drift.compare import reduced
+from autoprofile.drift.triage import verdicts_for
 from autoprofile.profile import ANY, Action, Arg, Profile, SeccompRule
 from tests.unit.learn.traces import observed, trace_of
 
@@ -97,3 +98,70 @@ def test_the_record_names_the_profile_and_offers_its_rule() -> None:
     assert record.witness == {"source": "profile", "profile": "other.yaml"}
     assert "AF_INET" in record.edit
     assert compare(accept(mine, [record]), profiles={"other.yaml": other}).records == ()
+
+
+TIGHT = """\
+autoprofile: 1
+arch: [x86_64]
+default: kill
+syscalls:
+  mmap: [{prot: PROT_READ, flags: any}]
+  socket: [{family: AF_UNIX, type: any, protocol: any}]
+  ioctl: [{cmd: TCGETS}]
+"""
+LOOSE = """\
+autoprofile: 1
+arch: [x86_64]
+default: kill
+syscalls:
+  mmap: [{prot: {mask: [PROT_READ, PROT_WRITE, PROT_EXEC]}, flags: any}]
+  socket: [{family: [AF_UNIX, AF_INET, AF_PACKET], type: any, protocol: any}]
+  ioctl: any
+  clone: any
+"""
+
+
+def test_a_rule_of_another_profile_is_rated_by_the_worst_call_it_adds() -> None:
+    """W^X, packet sockets, terminal injection and new namespaces are high, whatever call happens to prove them."""
+    report = compare(Profile.loads(TIGHT), profiles={"loose.yaml": Profile.loads(LOOSE)})
+    assert {r.syscall: r.severity for r in report} == dict.fromkeys(
+        ("mmap", "socket", "ioctl", "clone"), "high"
+    )
+
+
+def test_a_risk_that_this_profile_takes_already_is_no_news() -> None:
+    """Only what the other profile adds is rated."""
+    mine = Profile.loads(TIGHT.replace("family: AF_UNIX", "family: AF_PACKET"))
+    other = Profile.loads(TIGHT.replace("family: AF_UNIX", "family: [AF_UNIX, AF_PACKET]"))
+    (record,) = compare(mine, profiles={"o": other})
+    assert record.severity == "low"
+
+
+def test_a_rule_of_another_profile_is_told_without_invented_values() -> None:
+    """What differs is said with the rules of both; a call is named only to show a risk."""
+    tight, loose = Profile.loads(TIGHT), Profile.loads(TIGHT.replace("TCGETS", "[TCGETS, FIONBIO]"))
+    (record,) = compare(tight, profiles={"o": loose})
+    assert record.call == "ioctl(cmd={TCGETS, FIONBIO})"
+    assert "this one only ioctl(cmd = TCGETS); default kill" in record.why
+    (whole,) = [r for r in compare(tight, profiles={"o": Profile.loads(LOOSE)}) if r.syscall == "ioctl"]
+    assert whole.call == "ioctl(cmd=any)"
+    assert "CDROM" not in whole.why
+    assert "ioctl(cmd=TIOCSTI): types into" in whole.why
+
+
+def test_a_rule_of_another_profile_is_not_denied_with_what_is_allowed() -> None:
+    """Deny is not offered where it would refuse a call that the profile allows."""
+    tight = Profile.loads(TIGHT)
+    report = compare(tight, profiles={"o": Profile.loads(LOOSE)})
+    offered = {r.syscall: verdicts_for(tight, r) for r in report}
+    assert offered["ioctl"] == ("accept", "keep")
+    assert offered["clone"] == ("accept", "deny", "keep")
+
+
+def test_a_deny_rule_in_the_way_of_another_profile_is_divided_for_it() -> None:
+    """Accepting a whole rule also clears the deny rule that was found in its way."""
+    deny = SeccompRule("socket", Action.errno("EPERM"), (Arg(0, "eq", 16),))
+    mine = Profile(arch=("x86_64",), rules=(SeccompRule("socket", Action.ALLOW, ANY), deny))
+    other = Profile(arch=("x86_64",), rules=(SeccompRule("socket", Action.ALLOW, ANY),))
+    accepted = accept(mine, compare(mine, profiles={"o": other}))
+    assert accepted.decide("socket", "AF_NETLINK", "SOCK_RAW", 0).action == Action.ALLOW
