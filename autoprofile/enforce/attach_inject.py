@@ -134,11 +134,6 @@ class RunningInjection(Injection):
         self._suspend = suspend
         self.is_suspended = False
 
-    @property
-    def tid(self) -> int:
-        """Return the thread in which the calls are made."""
-        return self._pid
-
     def __enter__(self) -> Self:
         pid = self._pid
         word = self._layout.word

@@ -104,11 +104,22 @@ def enforce(
         new_listener=supervisor is not None,
         privileged=privileged,
         arches=arches,
+        closes=None if supervisor is None else partial(_closes, [bytes(one) for one in (*before, program)]),
     ) as running:
         if supervisor is not None and running.listener is not None:
             _stop_with_signals(running, supervisor)
             supervisor.serve(running.listener, running.child)
         return shell_status(running.child.wait())
+
+
+def _closes(filters: Sequence[bytes], arch: str, fd: int) -> bool:
+    # Whether close(fd) comes through: what is asked about it the installer answers.
+    from autoprofile.abi.syscalls import syscall_nr
+    from autoprofile.filter.program import Program
+
+    nr = syscall_nr(arch, "close")
+    answers = [Program.from_bytes(one).simulate(arch, nr or 0, (fd,)) for one in filters]
+    return all(answer.is_permitting or answer.kind == "notify" for answer in answers)
 
 
 def _stop_with_signals(running: Running, supervisor: Supervisor) -> None:

@@ -18,7 +18,7 @@ from autoprofile.trace.launch import kill_tracee, launch
 from autoprofile.trace.status import Child, Forwarding
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from autoprofile.trace.source import Command
 
@@ -52,6 +52,7 @@ def run_filtered(
     privileged: bool = False,
     kill_on: int = 0,
     arches: Collection[str] | None = None,
+    closes: Callable[[str, int], bool] | None = None,
 ) -> Iterator[Running]:
     """Start a command under a filter; afterwards close the listener and, on an error, kill the child.
 
@@ -65,6 +66,7 @@ def run_filtered(
         kill_on: which SIGINT kills the program (see `Forwarding`).
         arches: those the filter judges; a program of another would die at its first instruction, so it is
             refused instead. None asks for no such check.
+        closes: see `install_filter`.
 
     Raises:
         LaunchError: 127 not found, 126 cannot be executed, 125 the filter cannot be installed or is not for
@@ -93,6 +95,7 @@ def run_filtered(
             flags=flags,
             new_listener=new_listener,
             no_new_privs=not privileged,
+            closes=closes,
         )
         child = Child(stopped.pid)
         signals = Forwarding(child, kill_on=kill_on)

@@ -8,6 +8,7 @@ the aarch64, riscv64 and x32 layouts are written from the kernel's headers and h
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import os
 import select
@@ -101,6 +102,17 @@ class Injection:
         self._layout = layout
         self._saved: list[tuple[int, bytes, bool]] = []
         self._runs = False  # whether it was let run and has not reported a stop since
+
+    @property
+    def tid(self) -> int:
+        """Return the thread in which the calls are made."""
+        return self._pid
+
+    def beside(self, tid: int) -> Injection:
+        """Return what makes calls in a stopped process of the same memory and registers; do not enter it."""
+        other = copy.copy(self)
+        other.__dict__.update(_pid=tid, _saved=[])
+        return other
 
     def __enter__(self) -> Self:
         pid = self._pid
@@ -280,6 +292,7 @@ def install_filter(
     flags: int = 0,
     new_listener: bool = False,
     no_new_privs: bool = True,
+    closes: Callable[[str, int], bool] | None = None,
 ) -> int | None:
     """Install a filter in a program stopped at its exec, and let it run.
 
@@ -291,6 +304,8 @@ def install_filter(
         flags: further SECCOMP_FILTER_FLAG_* (LOG).
         new_listener: also make a listener for the calls the filter answers with USER_NOTIF.
         no_new_privs: set no_new_privs first. Without it the installing program needs CAP_SYS_ADMIN.
+        closes: tells whether the filters let close(2) of a descriptor through, on an arch; the program gives
+            its copy of the listener back with it. None takes it that they do.
 
     Returns:
         The listener, a close-on-exec fd of ours (the program keeps none), or None.
@@ -305,12 +320,21 @@ def install_filter(
                 result = injection.call("prctl", PR_SET_NO_NEW_PRIVS, 1)
                 if result < 0:
                     raise refused("prctl(PR_SET_NO_NEW_PRIVS)", result)
-            for one in before:
-                set_mode_filter(injection, one, flags & seccomp.FLAG_LOG, new_listener=False)
-            fd = set_mode_filter(injection, program, flags, new_listener=new_listener)
-            if new_listener:
-                listener = _take_listener(stopped, fd)
-                close_listener(injection, stopped, fd, listener)
+            with contextlib.ExitStack() as stack:
+                beside = None
+                if new_listener and closes is not None and not closes(stopped.arch, _next_fd(stopped.pid)):
+                    from autoprofile.trace.beside import Beside  # hardly ever
+
+                    beside = stack.enter_context(Beside(injection))
+                for one in before:
+                    set_mode_filter(injection, one, flags & seccomp.FLAG_LOG, new_listener=False)
+                fd = set_mode_filter(injection, program, flags, new_listener=new_listener)
+                if new_listener:
+                    listener = _take_listener(stopped, fd)
+                    if beside is None:
+                        close_listener(injection, stopped, fd, listener)
+                    elif (result := beside.close(fd)) < 0:
+                        raise refused("close", result)
         ptrace.ptrace_detach(stopped.pid)
     except BaseException as error:
         kill_tracee(stopped.pid)
@@ -383,6 +407,11 @@ def refused(call: str, result: int) -> LaunchError:
     else:
         why, number = os.strerror(-result), -result
     return LaunchError(f"{call} failed in the program: {why}", exit_status=125, hint=_REFUSALS.get(number))
+
+
+def _next_fd(pid: int) -> int:
+    taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}  # noqa: PTH208
+    return next(n for n in range(len(taken) + 1) if n not in taken)
 
 
 def _take_listener(stopped: Stopped, fd: int) -> int:

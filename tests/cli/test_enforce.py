@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.cli.tool import WITHOUT_PRIVILEGES, autoprofile, hand_written, one_error
+from tests.kernel.conftest import tracee
 
 pytestmark = pytest.mark.kernel
+
+__all__ = ["tracee"]
 
 # Opens a socket of each family given, and says what came of it.
 SOCKETS = (
@@ -149,6 +152,19 @@ def test_trap_is_sigsys_with_and_without_a_log(
     assert (done.returncode, once) == (status, says), done.stderr
     # What the log cannot have is said.
     assert ("not in the audit log" in done.stderr) == bool(audit)
+
+
+def test_trap_is_audited_where_close_is_not_allowed(tracee, tmp_path: Path) -> None:
+    """A program that never closes a file is supervised with --on-violation trap as with the other answers."""
+    program = tracee("refused", "-static")
+    done = autoprofile("learn", "-o", "p.yaml", "--", program, 0, 0, 0, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "\n  close:" not in (tmp_path / "p.yaml").read_text()
+    words = ["enforce", "p.yaml", "--on-violation", "trap", "--audit", "a.jsonl", "--", program, 0, 0]
+    for strays, status in ((0, 0), (1, 159)):
+        done = autoprofile(*words, strays, cwd=tmp_path)
+        assert done.returncode == status, done.stderr
+        assert done.stdout.startswith("netlink 0 0\nunix 0 0\n" if status == 0 else "")
 
 
 def test_a_denylist_that_logs_keeps_its_refusals_apart(tmp_path: Path) -> None:

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.tool import WITHOUT_PRIVILEGES
 from tests.kernel.tool import ALLOW, KILL, NOTIFY, allow_all, answer_for, errno, start_tool, tool
 
 pytestmark = pytest.mark.kernel
 
 GETPPID = 110
+TRAP = 0x00030000
+X86_64, I386 = 0xC000003E, 0x40000003
 
 _ENFORCE = """
 try:
@@ -145,6 +148,30 @@ def test_a_supervisor_answers_for_the_kernel(tracee):
     assert done.returncode == 0
     done = supervised(answer_for(NOTIFY, GETPPID), tracee("crowd"), "children", "5", "2")
     assert done.stdout.splitlines() == ["asked 110"] * 10 + ["failed 0"], done.stderr  # of EPERM
+
+
+@pytest.mark.parametrize("answer", [TRAP, KILL, errno(38)], ids=["trap", "kill", "ENOSYS"])
+@pytest.mark.parametrize(
+    ("flags", "arch", "parent", "close"),
+    [((), X86_64, GETPPID, 3), (("-m32",), I386, 64, 6)],
+    ids=["64", "32"],
+)
+def test_a_filter_need_not_allow_close(tracee, answer, flags, arch, parent, close):
+    """Where filters refuse close the program is supervised all the same, keeps no listener, and nobody is left beside."""
+    asks, refuses = answer_for(NOTIFY, parent, arch=arch), answer_for(answer, close, arch=arch)
+    more = """
+def act(listener, child, call):
+    print(os.listdir(f"/proc/{call.tid}/fd"), len(open("/proc/thread-self/children").read().split()))
+    seccomp.respond(listener, call.id, error=95)
+"""
+    code = (
+        _SUPERVISED + more + _ENFORCE.replace("(args[0]))", "(args[0]), before=filters, supervisor=Denies())")
+    )
+    code = "filters = [bytes.fromhex(args.pop(1))]\n" + code
+    program = tracee("bare", "-nostdlib", "-static", "-ffreestanding", *flags)
+    done = tool(code, asks.hex(), refuses.hex(), program, wrapper=tuple(WITHOUT_PRIVILEGES))
+    assert done.stdout.splitlines() == [f"asked {parent}", "['0', '1', '2'] 1"] * 5, done.stderr
+    assert done.returncode == 6, done.stderr
 
 
 def test_a_supervisor_may_kill(tracee):
