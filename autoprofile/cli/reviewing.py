@@ -81,9 +81,11 @@ class Session:
         Raises:
             UsageError: no record, or several, have it.
         """
-        found = {r.id: r for r in self._report if r.id.startswith(id_)}
-        if id_ in found:
-            return found[id_]
+        ids = [(one, r) for r in self._report for one in (r.id, *r.former_ids) if one.startswith(id_)]
+        found = {r.id: r for _, r in ids}
+        exact = next((r for one, r in ids if one == id_), None)
+        if exact is not None:
+            return exact
         if len(found) == 1:
             return next(iter(found.values()))
         if found:
@@ -130,9 +132,8 @@ class Session:
                 if record.id not in named and _decided_by(profile, record) in denied
             ]
         for record, verdict in given:
-            self._reviewed.add(
-                Verdict(record.id, verdict, record.kind, record.call, now, self._who, self._why)
-            )
+            noted = Verdict.of(record, verdict, time=now, who=self._who, why=self._why)
+            self._reviewed.add(noted, record.former_ids)
             self._given[verdict] += 1
         if not self.dry_run:
             write_reviewed(review_file(self.path), self._reviewed)

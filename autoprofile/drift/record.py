@@ -159,8 +159,10 @@ class DriftReport:
         allowed: calls that the profile allows.
         answered: calls that a deny rule answers as was meant: with the error they met anyway, or with ENOSYS
             so that libc takes its other way; they are in no record.
-        undecided: calls about which nothing can be said, because a rule compares an argument that the trace
-            does not hold (a hand-written constraint on an fd, say); they are in no record.
+        undecided: calls that went through and about which nothing can be said, because a rule compares an
+            argument that the evidence does not hold (a hand-written constraint on an fd, say); they are in no
+            record.
+        settled: differences left out of `records` because a review has settled them.
     """
 
     records: tuple[DriftRecord, ...]
@@ -171,6 +173,7 @@ class DriftReport:
     allowed: int = 0
     answered: int = 0
     undecided: int = 0
+    settled: tuple[DriftRecord, ...] = ()
 
     def __iter__(self) -> Iterator[DriftRecord]:
         return iter(self.records)
@@ -200,6 +203,7 @@ class DriftReport:
             "allowed": self.allowed,
             "answered": self.answered,
             "undecided": self.undecided,
+            "settled": len(self.settled),
             "counts": self.counts,
             "records": [r.to_dict() for r in self.records],
         }

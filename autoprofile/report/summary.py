@@ -185,6 +185,12 @@ def drift_summary(report: DriftReport) -> str:
     compared = f"{counted(report.calls, 'call')} compared"
     if report.undecided:
         compared += f", {report.undecided} undecided"
+    if report.settled:
+        calls = sum(r.count for r in report.settled if r.kind in ("new_syscall", "new_argument"))
+        compared += f", {counted(len(report.settled), 'difference')} settled by review"
+        compared += f" ({counted(calls, 'call')} not allowed)" if calls else ""
+        if not len(report):
+            return f"no open drift: {compared}"
     if not len(report):
         if report.undecided:
             return f"no drift found: {compared} (rules compare arguments that the evidence does not hold)"

@@ -270,3 +270,31 @@ def test_a_wide_rule_of_another_profile_is_not_accepted_as_ordinary(tmp_path: Pa
     assert autoprofile("drift", profile, other, "--fail-on", "high", cwd=tmp_path).returncode == 3
     autoprofile("review", profile, other, "--accept-below", "high", cwd=tmp_path)
     assert profile.read_text() == PROFILE
+
+
+@pytest.mark.parametrize("form", ["--json", "--junit", "--markdown", "--sarif", ""])
+def test_no_form_calls_a_settled_refusal_allowed(case: tuple[Path, Path], form: str) -> None:
+    """Once everything is settled, each form passes, and none says that all calls were allowed."""
+    profile, trace = case
+    everything = [word for id_ in ids(profile, trace).values() for word in ("--keep", id_)]
+    assert autoprofile("review", profile, trace, *everything, cwd=profile.parent).returncode == 0
+    done = autoprofile("drift", profile, trace, *([form] if form else []), cwd=profile.parent)
+    assert done.returncode == 0
+    assert "all allowed" not in done.stdout
+    if form != "--sarif":
+        assert "settled" in done.stdout
+
+
+def test_a_call_denied_stays_settled_when_its_sibling_is_accepted(tmp_path: Path) -> None:
+    """A verdict holds whatever other calls of that name are allowed later, and under the id it was given."""
+    trace = trace_of(observed("read"), observed("dup3", 1, 2, 0), observed("dup3", 1, 2, 0o2000000))
+    trace.save(tmp_path / "t.parquet")
+    profile = hand_written(tmp_path, PROFILE)
+    records = json.loads(autoprofile("drift", profile, "t.parquet", "--json", cwd=tmp_path).stdout)["records"]
+    one, other = [r["id"] for r in records if r["syscall"] == "dup3"]
+    autoprofile("review", profile, "t.parquet", "--keep", one, cwd=tmp_path)
+    autoprofile("review", profile, "t.parquet", "--accept", other, cwd=tmp_path)
+    done = autoprofile("drift", profile, "t.parquet", "--ignore-unused", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    shown = autoprofile("drift", profile, "t.parquet", "--ignore-unused", "--all", "--json", cwd=tmp_path)
+    assert [r["id"] for r in json.loads(shown.stdout)["records"]] == [one]

@@ -73,8 +73,6 @@ def command(
       autoprofile drift web.yaml web.jsonl
       autoprofile drift web.yaml web.jsonl --fail-on high --sarif > drift.sarif
     """  # noqa: D301 - \b is click's own mark
-    from dataclasses import replace
-
     from autoprofile.cli.drifting import compared, read_all, read_reviewed, review_file
     from autoprofile.cli.inputs import read_profile
     from autoprofile.report.ci import fails
@@ -90,16 +88,13 @@ def command(
     report = compared(
         output, allowed, read_all(evidence), ignore_unused=ignore_unused, unused_days=unused_days
     )
-    settled = 0
     if not show_all:
-        verdicts = read_reviewed(reviewed or review_file(profile))
-        kept = verdicts.open(report)
-        settled = len(report) - len(kept)
-        report = replace(report, records=kept)
-    if settled:
-        output.note(f"{counted(settled, 'difference')} settled by review left out; --all shows them")
+        report = read_reviewed(reviewed or review_file(profile)).without_settled(report)
+    if report.settled:
+        left_out = counted(len(report.settled), "difference")
+        output.note(f"{left_out} settled by review left out; --all shows them")
     if as_json:
-        output.json("drift", {**report.to_dict(), "settled": settled})
+        output.json("drift", report.to_dict())
     elif form:
         output.data(_rendered(report, form, str(profile), fail_on))
     else:
