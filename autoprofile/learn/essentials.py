@@ -80,8 +80,8 @@ def essential_rules(
     """Return rules for the essentials that concern a program and that no rule of it covers yet.
 
     Args:
-        arch: which of the arches; other arches than x86_64 get the calls and symbols that they share with it, where the
-            call has the same arguments.
+        arch: which of the arches; other arches than x86_64 get the calls and symbols that they share with it,
+            where the call has the same arguments.
         arches: of the profile.
         seen: names of the syscalls that were seen on this arch.
         rules: of the profile so far; a call that one of them decides stays decided.
@@ -120,8 +120,8 @@ def essential_rules(
 
 
 def _is_risk(arch: str, name: str, args: Sequence[int]) -> bool:
-    # What is needed on a rare path must not open a risk that was not seen. One protocol is exempt: getaddrinfo
-    # asks the kernel for its own addresses through NETLINK_ROUTE, the netlink that every program may talk to.
+    # What is needed on a rare path must not open a risk that was not seen. One protocol is exempt:
+    # getaddrinfo asks the kernel for its own addresses through NETLINK_ROUTE, the netlink that every program may talk to.
     values = dict(enumerate(args))
     return any(
         c.holds(values) and (c.risk.name_class, c.risk.severity) != ("netlink", "medium")

@@ -15,6 +15,7 @@ from autoprofile.learn.risks import conditions
 from autoprofile.learn.strict import arch_limit
 from autoprofile.profile.action import Action
 from autoprofile.profile.arg import ANY, Arg
+from autoprofile.profile.region import is_subset
 from autoprofile.profile.rule import Evidence, SeccompRule
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from autoprofile.learn.risks import RiskCondition
     from autoprofile.profile.rule import Args
 
-__all__ = ["DEFAULTS", "RARE", "deny_rules", "rules_of_mode"]
+__all__ = ["DEFAULTS", "NOT_SEEN", "RARE", "deny_rules", "rules_of_mode"]
 
 DEFAULTS: Mapping[str, Action] = {
     "allowlist": Action.KILL_PROCESS,
@@ -33,6 +34,9 @@ DEFAULTS: Mapping[str, Action] = {
     "hybrid": Action.NOTIFY,
 }
 """The default action of each mode, unless another is asked for."""
+
+NOT_SEEN = "not seen: "
+"""How the reason of a rule begins that refuses a risk."""
 
 RARE = frozenset(
     ("keyring", "legacy", "machine", "kernel-observation", "kernel-code", "ipsec", "rare-protocol", "netlink")
@@ -60,12 +64,54 @@ def rules_of_mode(
     """Return the rules that a profile of this mode has.
 
     A denylist keeps no allow rules: its default allows, and a rule that changes nothing only hides those that
-    do.
+    do. What the level refuses because of what was seen (clone3, a call that always failed) is refused in every
+    mode.
     """
     if mode == "allowlist":
         return list(rules)
-    denied = deny_rules(groups, arches, rare=mode == "denylist")
-    return denied if mode == "denylist" else [*(r for r in rules if not _refuses(r, denied)), *denied]
+    refused = [r for r in rules if r.action.is_refusing and (mode == "hybrid" or _is_of_evidence(r))]
+    denied = _uncovered(deny_rules(groups, arches, rare=mode == "denylist"), refused)
+    if mode == "denylist":
+        return [*refused, *denied]
+    return [*(r for r in rules if not _refuses(r, denied)), *denied]
+
+
+def _is_of_evidence(rule: SeccompRule) -> bool:
+    # An unseen sibling that is answered with ENOSYS needs no rule where the default allows.
+    evidence = rule.evidence
+    return evidence is not None and (
+        evidence.count is not None or (evidence.reason or "").startswith(NOT_SEEN)
+    )
+
+
+def _uncovered(denied: Sequence[SeccompRule], refused: Sequence[SeccompRule]) -> list[SeccompRule]:
+    # A rule inside another one says nothing, and where the level refuses with another error, that one is meant:
+    # of two errors the filter would take the smaller.
+    by_call: dict[tuple[object, object], list[SeccompRule]] = {}
+    for rule in refused:
+        by_call.setdefault((rule.syscall, rule.arch), []).append(rule)
+    of_level = {call: tuple(rules) for call, rules in by_call.items()}
+    for rule in denied:
+        by_call.setdefault((rule.syscall, rule.arch), []).append(rule)
+    kept = []
+    for rule in denied:
+        call = (rule.syscall, rule.arch)
+        others = [o for o in by_call[call] if o is not rule]
+        if any(_covers(o, rule) and (o in of_level.get(call, ()) or o.action == rule.action) for o in others):
+            by_call[call] = others  # of two that are equal one stays
+        else:
+            kept.append(rule)
+    return kept
+
+
+def _covers(outer: SeccompRule, inner: SeccompRule) -> bool:
+    # Most pairs are apart, and one call of the inner rule shows it; the exact answer takes a solver.
+    sample = [0] * 6
+    for one in inner.comparators:
+        sample[one.index] |= one.values[0] + (one.op == "ne")
+    if inner.evaluate(sample) and not outer.evaluate(sample):
+        return False
+    return is_subset(inner.comparators, outer.comparators)
 
 
 def _refuses(rule: SeccompRule, denied: Sequence[SeccompRule]) -> bool:
@@ -97,7 +143,7 @@ def deny_rules(
             whole = syscall_risk(name)
             if seen is None and whole is not None and _is_denied(whole, rare=rare):
                 action = Action.errno("ENOSYS" if name in ENOSYS_FALLBACK else "EPERM")
-                reason = f"not seen: {whole.name_class}: {whole.reason}"
+                reason = f"{NOT_SEEN}{whole.name_class}: {whole.reason}"
                 rules.append(SeccompRule(name, action, ANY, limit, Evidence(reason=reason)))
                 continue
             tuples = (
@@ -108,7 +154,7 @@ def deny_rules(
             for condition in conditions(arch, name):
                 if not _is_denied(condition.risk, rare=rare) or any(condition.holds(v) for v in tuples):
                     continue
-                reason = f"not seen: {condition.risk.name_class}: {condition.risk.reason}"
+                reason = f"{NOT_SEEN}{condition.risk.name_class}: {condition.risk.reason}"
                 rules += [
                     SeccompRule(
                         name,
@@ -144,6 +190,6 @@ def _hidden_rules(
     rules = []
     for name, (sibling, args) in _HIDING.items():
         if sibling in denied and syscall_nr(arch, name) is not None and (arch, name) not in by_call:
-            reason = f"not seen: {sibling} is denied by its arguments, and here they lie behind a pointer"
+            reason = f"{NOT_SEEN}{sibling} is denied by its arguments, and here they lie behind a pointer"
             rules.append(SeccompRule(name, Action.errno("ENOSYS"), args, limit, Evidence(reason=reason)))
     return rules

@@ -1,0 +1,49 @@
+"""What a level refuses because of what was seen, it refuses in every mode; modes add no rule that says nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from autoprofile.learn import infer
+from autoprofile.lint import lint
+from autoprofile.profile import Action
+from tests.unit.learn.traces import observed, trace_of
+
+THREAD = 0x3D0F00
+
+
+@pytest.mark.parametrize("mode", ["allowlist", "denylist", "hybrid"])
+@pytest.mark.parametrize("level", ["standard", "permissive"])
+def test_what_the_notes_say_is_answered_with_an_error_is(level: str, mode: str) -> None:
+    """clone3 that was seen, and a call that always failed, get the error that learning announces."""
+    seen = [observed("clone3"), observed("kill", 0, 0, ok=0, failed=1, last_return="EPERM")]
+    found = infer(trace_of(*seen), level=level, mode=mode)
+    assert any("clone3 is answered with ENOSYS" in note for note in found.notes)
+    assert any("kill is answered with EPERM" in note for note in found.notes)
+    assert found.profile.decide("clone3").action == Action.errno("ENOSYS")
+    assert found.profile.decide("kill", 1, 0).action == Action.errno("EPERM")
+    assert found.profile.decide("clone", "CLONE_NEWUSER").action.is_refusing
+
+
+@pytest.mark.parametrize("mode", ["denylist", "hybrid"])
+def test_a_spared_jit_gets_the_error_it_expects(mode: str) -> None:
+    """Where a library can do without fresh code, W+X memory answers EACCES, not a mode's EPERM."""
+    trace = trace_of(observed("mmap", 0, 0, 3, 0x22))
+    trace.meta.libraries["/usr/lib/libpcre2-8.so.0"] = ""  # type: ignore[index]
+    profile = infer(trace, level="standard", mode=mode).profile
+    assert profile.decide("mmap", 0, 0, 7, 0x22).action == Action.errno("EACCES")
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "i386"])
+@pytest.mark.parametrize("mode", ["denylist", "hybrid"])
+@pytest.mark.parametrize("level", ["strict", "standard", "permissive"])
+def test_modes_add_no_rule_inside_another(arch: str, mode: str, level: str) -> None:
+    """lint finds no shadowed and no contradicting rule in what was learned."""
+    seen = [
+        observed("clone", THREAD, arch=arch),
+        observed("clone3", arch=arch),
+        observed("getuid", arch=arch),
+    ]
+    profile = infer(trace_of(*seen), level=level, mode=mode).profile
+    found = {f.id for f in lint(profile, only=["overlap"])}
+    assert not found & {"shadowed-rule", "contradictory-rules"}, found
