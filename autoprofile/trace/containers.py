@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from autoprofile.errors import AutoprofileError, UsageError
-from autoprofile.trace.targets import Target, mount_space_of
+from autoprofile.trace.targets import Target, cgroups_of, mount_space_of, pid_space_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +55,18 @@ def container_target(name: str) -> Target:
             f"container {name} shares our mount namespace, so its processes cannot be told from others",
             hint=f"--pid {pid} watches its processes and their descendants",
         )
-    return Target(f"container {name}", (pid,), mount_space=space, ends_with=pid)
+    try:
+        cgroups = cgroups_of(pid)
+    except OSError as error:
+        raise AutoprofileError(f"container {name} does not run") from error
+    return Target(
+        f"container {name}",
+        (pid,),
+        mount_space=space,
+        pid_space=pid_space_of(pid),
+        cgroups=cgroups,
+        ends_with=pid,
+    )
 
 
 def init_pid_of(name: str, root: Path = Path("/")) -> int:

@@ -7,19 +7,25 @@ here attaches to anything.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fcntl import ioctl
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from autoprofile.errors import AutoprofileError, UsageError
+from autoprofile.trace.runtimes import is_container_runtime, is_systemd_child
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "Target",
     "cgroup2_root",
     "cgroup_target",
+    "cgroups_of",
     "descendants_of",
-    "is_runtime",
     "mount_space_of",
+    "pid_space_of",
     "pid_target",
     "processes_of",
     "threads_of",
@@ -32,8 +38,7 @@ _MOUNTS: Final = "/proc/self/mounts"
 # are started by systemd inside the unit's cgroup, where it sets things up before it executes the program.
 _UNITS: Final = (".service", ".scope", ".slice", ".socket", ".mount", ".swap")
 _MOVED_INTO: Final = (".scope", ".slice")
-_RUNTIMES: Final = frozenset({"runc", "crun", "youki", "runc_cloned", "runc_cloned_binary"})
-_SYSTEMD: Final = frozenset({"systemd", "systemd-executor"})
+_NS_GET_PARENT: Final = 0xB702  # include/uapi/linux/nsfs.h
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,15 @@ class Target:
 
     Args:
         name: for messages.
-        pids: processes that belong to it now, with all their descendants; for a container those that share
-            its mount namespace are found besides.
+        pids: processes that belong to it now, with all their descendants; for a container those inside it
+            are found besides.
         argv: the command line of its first process, when there is one.
         cgroup: the cgroup v2 directory whose processes belong to it.
         at_exec: who enters the cgroup belongs to it from its next exec on, not from its next call on.
         mount_space: the mount namespace in which whatever is executed belongs to it.
+        pid_space: the pid namespace in which, or below which, a container's processes are, whatever mount
+            namespace they have gone to.
+        cgroups: the cgroups (by controllers) they are in or below; containers may share a pid namespace.
         ends_with: the process with which it ends; None when it ends with its last process.
     """
 
@@ -57,6 +65,8 @@ class Target:
     cgroup: Path | None = None
     at_exec: bool = False
     mount_space: int | None = None
+    pid_space: int | None = None
+    cgroups: Mapping[str, str] = field(default_factory=dict)
     ends_with: int | None = None
 
 
@@ -157,26 +167,13 @@ def processes_of(target: Target) -> set[int]:
     """Return the processes that belong to a target now."""
     found = set(target.pids if target.cgroup is None else _pids_in(target.cgroup))
     if target.mount_space is not None:
-        found |= _pids_in_mount_space(target.mount_space)
-    if target.mount_space is not None or target.at_exec:
-        found = {pid for pid in found if not is_runtime(pid)}
+        found |= _pids_in_container(target)
+        found = {pid for pid in found if not is_container_runtime(pid, target.ends_with)}
+    elif target.at_exec:
+        found = {pid for pid in found if not is_systemd_child(pid, found)}
     for pid in tuple(found):
         found |= descendants_of(pid)
     return {pid for pid in found if pid != os.getpid()}
-
-
-def is_runtime(pid: int) -> bool:
-    """Tell whether a process inside a container or unit is still what starts it, setting things up."""
-    try:
-        with open(f"/proc/{pid}/comm") as file:  # noqa: PTH123
-            comm = file.read().strip()
-        exe = os.readlink(f"/proc/{pid}/exe")  # noqa: PTH115
-    except OSError:
-        return False
-    name = exe.removesuffix(" (deleted)").rpartition("/")[2].rpartition(":")[2]
-    if name in _SYSTEMD:
-        return comm.startswith("(")  # its child, named after the program to be: "(nginx)"
-    return comm.startswith(("runc:[", "youki:[")) or name in _RUNTIMES
 
 
 def mount_space_of(pid: int) -> int:
@@ -185,8 +182,28 @@ def mount_space_of(pid: int) -> int:
     Raises:
         AutoprofileError: the process has ended, or may not be looked at.
     """
+    return _namespace_of(pid, "mnt")
+
+
+def pid_space_of(pid: int) -> int:
+    """Return the inode number of a process's pid namespace; raises as `mount_space_of`."""
+    return _namespace_of(pid, "pid")
+
+
+def cgroups_of(pid: int) -> dict[str, str]:
+    """Return the cgroups of a process by their controllers, "" for version 2: cgroups(7).
+
+    Raises:
+        OSError: the process has ended.
+    """
+    with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape", newline="\n") as file:  # noqa: PTH123
+        lines = [line.split(":", 2) for line in file.read().split("\n")]
+    return {words[1]: words[2] for words in lines if len(words) == 3}
+
+
+def _namespace_of(pid: int, kind: str) -> int:
     try:
-        return os.stat(f"/proc/{pid}/ns/mnt").st_ino  # noqa: PTH116
+        return os.stat(f"/proc/{pid}/ns/{kind}").st_ino  # noqa: PTH116
     except OSError as error:
         raise AutoprofileError(f"process {pid} cannot be looked at: {error.strerror}") from error
 
@@ -201,16 +218,49 @@ def _pids_in(cgroup: Path) -> tuple[int, ...]:
     return tuple(pid for pid in found if pid)  # 0: outside our pid namespace
 
 
-def _pids_in_mount_space(inode: int) -> set[int]:
-    found = set()
+def _pids_in_container(target: Target) -> set[int]:
+    # Its mount namespace is its own. Whoever has left that is still in its pid namespace and its cgroups.
+    here, ours = os.getpid(), set()
+    own_mounts, own_pids, own_cgroups = mount_space_of(here), pid_space_of(here), cgroups_of(here)
+    # With the machine's pid namespace the cgroups alone tell, if no others are in them.
+    is_shared = target.pid_space == own_pids and all(
+        _is_below(own_cgroups.get(kind, "/"), path) for kind, path in target.cgroups.items()
+    )
     for name in os.listdir("/proc"):  # noqa: PTH208
-        if name.isdecimal():
-            try:
-                if os.stat(f"/proc/{name}/ns/mnt").st_ino == inode:  # noqa: PTH116
-                    found.add(int(name))
-            except OSError:
+        if not name.isdecimal():
+            continue
+        try:
+            mounts = os.stat(f"/proc/{name}/ns/mnt").st_ino  # noqa: PTH116
+            if mounts == target.mount_space:
+                ours.add(int(name))
                 continue
-    return found
+            if is_shared or (mounts == own_mounts and target.pid_space == own_pids):
+                continue
+            if _is_in_pid_space(name, target.pid_space, own_pids):
+                cgroups = cgroups_of(int(name))
+                if all(_is_below(cgroups.get(kind, "/"), path) for kind, path in target.cgroups.items()):
+                    ours.add(int(name))
+        except OSError:
+            continue
+    return ours
+
+
+def _is_in_pid_space(pid: str, space: int | None, own: int) -> bool:
+    fd = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while (number := os.fstat(fd).st_ino) != space:
+            if number == own:
+                return False
+            parent = ioctl(fd, _NS_GET_PARENT)
+            os.close(fd)
+            fd = parent
+        return True
+    finally:
+        os.close(fd)
+
+
+def _is_below(cgroup: str, other: str) -> bool:
+    return cgroup == other or cgroup.startswith(other.rstrip("/") + "/")
 
 
 def _argv_of(pid: int) -> tuple[str, ...]:
