@@ -120,8 +120,8 @@ def essential_rules(
 
 
 def _is_risk(arch: str, name: str, args: Sequence[int]) -> bool:
-    # What is needed on a rare path must not open a risk that was not seen. One protocol is exempt:
-    # getaddrinfo asks the kernel for its own addresses through NETLINK_ROUTE, the netlink that every program may talk to.
+    # What is needed on a rare path must not open a risk that was not seen. One is exempt: getaddrinfo
+    # asks for the machine's addresses through NETLINK_ROUTE, the netlink that every program may talk to.
     values = dict(enumerate(args))
     return any(
         c.holds(values) and (c.risk.name_class, c.risk.severity) != ("netlink", "medium")
