@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import click
@@ -25,12 +26,26 @@ __all__ = ["command"]
     multiple=True,
     help="Prove this raw filter instead of the compiled one; several are stacked, the first installed first.",
 )
+@click.option(
+    "--timeout",
+    type=click.IntRange(min=1),
+    default=120,
+    show_default=True,
+    help="Give up after so many seconds, with status 1. Filters of autoprofile take a few; others may do"
+    " arithmetic that is hard to prove.",
+)
 @beyond_option
 @fallback_option
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context, profile: Path, raw: tuple[Path, ...], beyond: str, fallback: str, as_json: bool
+    ctx: click.Context,
+    profile: Path,
+    raw: tuple[Path, ...],
+    timeout: int,
+    beyond: str,
+    fallback: str,
+    as_json: bool,
 ) -> int:
     """Prove that the filter answers every call as the profile says: every arch, number and argument.
 
@@ -49,7 +64,8 @@ def command(
     output = output_of(ctx)
     claimed, newer = enforced(given := read_profile(profile), beyond, fallback)
     programs = tuple(read_program(path) for path in raw) or compile_stack(claimed, beyond=newer)
-    proof = prove(claimed, programs, beyond=newer)
+    end = time.monotonic() + timeout
+    proof = prove(claimed, programs, beyond=newer, seconds_left=lambda: end - time.monotonic())
     instructions = sum(len(program) for program in programs)
     if as_json:
         found = proof.counterexample

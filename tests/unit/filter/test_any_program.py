@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from autoprofile.filter import Program
-from autoprofile.filter.prove import _Prover
 from autoprofile.filter.simulate import run_words
-from autoprofile.profile import Profile
+from autoprofile.filter.symbolic import SymbolicPrograms
+from autoprofile.profile import Action
 
 from .programs import CONSTANTS, random_program
 
@@ -34,13 +34,13 @@ def test_the_prover_runs_programs_as_the_simulator(seed: int) -> None:
     z3 = pytest.importorskip("z3")
     rng = random.Random(seed)
     program = random_program(rng, 25)
-    prover = _Prover(Profile(), (program,), None)
     unknown: list[Any] = [z3.BitVec(f"word{i}", 32) for i in range(16)]
-    symbolic = prover._run_one(program, unknown)
+    prover = SymbolicPrograms(z3, (program,), unknown)
+    symbolic = prover.run(unknown)
     for _ in range(5):
         words = [rng.choice((*CONSTANTS, rng.randrange(1 << 32))) for _ in range(16)]
-        answer = run_words(program, words)
-        concrete = prover._run_one(program, words)
+        answer = Action.from_ret(run_words(program, words)).ret
+        concrete = prover.run(words)
         assert (concrete if isinstance(concrete, int) else z3.simplify(concrete).as_long()) == answer
         known = [(one, z3.BitVecVal(value, 32)) for one, value in zip(unknown, words, strict=True)]
         assert z3.simplify(z3.substitute(symbolic, *known)).as_long() == answer
