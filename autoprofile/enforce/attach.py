@@ -263,10 +263,11 @@ class _Attempt:
         foreign = filters_of(frozen[0].tid) if state.is_filtered else ()
         for thread in frozen:
             refuse_arch(request.pid, thread.arch, request.arches)
+        chosen = injectable(frozen, request.arch)
+        frozen = [chosen if t.tid == chosen.tid else t for t in frozen]
         judge = self._judge(foreign or ())
         go_on = {t.tid: registers_to_go_on(request.pid, t, judge) for t in frozen}
         self._threads.is_vetted = True
-        chosen = injectable(frozen, request.arch)
         maps = read_maps(request.pid)
         injection = RunningInjection(
             chosen,

@@ -13,7 +13,7 @@ import struct
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from autoprofile import kernel
 from autoprofile.abi.syscalls import syscall_nr
@@ -62,7 +62,8 @@ def injectable(threads: Sequence[Frozen], arch: str) -> Frozen:
     """Return the thread in which to make the calls: one that stands in a syscall, if there is one.
 
     Others stand anywhere in their own code, also inside a restartable sequence (rseq(2)), in which no call
-    may be made: its end would no longer be noticed.
+    may be made: its end would no longer be noticed. Where all do, one is returned as the kernel is about to
+    leave it: at the handler of its abort.
 
     Raises:
         SequenceError: there is none at the moment.
@@ -75,24 +76,43 @@ def injectable(threads: Sequence[Frozen], arch: str) -> Frozen:
             hint="try again when one of them runs the program's own code",
         )
     for thread in sorted(fitting, key=lambda t: t.nr == -1):
-        if thread.nr != -1 or not _in_sequence(thread):
+        if thread.nr != -1 or _sequence_of(thread) is None:
             return thread
+    for thread in fitting:
+        sequence = _sequence_of(thread)
+        if sequence is not None and sequence.abort_ip:
+            # A thread that was preempted, as every stopped one was, is aborted when it goes on
+            # (rseq_ip_fixup() in kernel/rseq.c). To do so now is no more than the program has to expect.
+            return thread.moved(sequence.abort_ip)
     raise SequenceError("every thread stands inside a restartable sequence")
 
 
-def _in_sequence(thread: Frozen) -> bool:
-    # struct rseq: rseq_cs at byte 8; struct rseq_cs: version, flags, start_ip, post_commit_offset, abort_ip
+class _Sequence(NamedTuple):
+    # A restartable sequence that a thread stands in; abort_ip 0: the kernel would not abort it.
+    abort_ip: int
+
+
+def _sequence_of(thread: Frozen) -> _Sequence | None:
+    # include/uapi/linux/rseq.h. struct rseq: rseq_cs at byte 8, flags at 16; struct rseq_cs: version, flags,
+    # start_ip, post_commit_offset, abort_ip. The flags, of old kernels, are all of the kind "do not abort".
     try:
-        address = ptrace.ptrace_get_rseq(thread.tid)
-        if not address:
-            return False
-        (section,) = struct.unpack("=Q", kernel.read_memory(thread.tid, address + 8, 8))
+        configuration = ptrace.ptrace_get_rseq(thread.tid)
+        if configuration is None or not configuration[0]:
+            return None
+        address, signature = configuration
+        section, area_flags = struct.unpack("=QI", kernel.read_memory(thread.tid, address + 8, 12))
         if not section:
-            return False
-        _, _, start, length = struct.unpack("=IIQQ", kernel.read_memory(thread.tid, section, 24))
+            return None
+        version, flags, start, length, abort_ip = struct.unpack(
+            "=IIQQQ", kernel.read_memory(thread.tid, section, 32)
+        )
+        if not start <= thread.ip < start + length:
+            return None
+        before = kernel.read_memory(thread.tid, abort_ip - 4, 4) if abort_ip >= 4 else b""
     except KernelError:
-        return True
-    return bool(start <= thread.ip < start + length)
+        return _Sequence(0)
+    is_sound = before == struct.pack("=I", signature) and not start <= abort_ip < start + length
+    return _Sequence(abort_ip if is_sound and not (version or flags or area_flags) else 0)
 
 
 class RunningInjection(Injection):
@@ -232,7 +252,8 @@ class RunningInjection(Injection):
                 continue
             if time.monotonic() > self._deadline:
                 raise LaunchError(
-                    "a call made in the program does not return: an outer supervisor does not answer it",
+                    "a call made in the program does not return: an outer supervisor does not answer it, or"
+                    " its cgroup is frozen",
                     exit_status=125,
                 )
             time.sleep(pause_s)

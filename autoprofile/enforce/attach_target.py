@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from autoprofile import kernel
 from autoprofile.errors import AutoprofileError, MachineError, UsageError
-from autoprofile.trace.targets import threads_of
+from autoprofile.trace.targets import cgroup2_root, threads_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -221,7 +221,7 @@ def refuse_unfit(pid: int, *, privileged: bool, trust_filters: bool) -> Status:
     Raises:
         UsageError: it is this very process, or not a process.
         MachineError: the kernel or our privileges do not allow it.
-        AttachError: it has ended, is traced, stopped, in strict mode, or under filters that may kill it.
+        AttachError: it has ended, is traced, stopped, frozen, in strict mode, or under filters that may kill.
     """
     if pid == os.getpid():
         raise UsageError("that is autoprofile's own process", hint="autoprofile does not attach to itself")
@@ -241,6 +241,13 @@ def refuse_unfit(pid: int, *, privileged: bool, trust_filters: bool) -> Status:
         raise traced_error(status)
     if status.state == "T":
         raise stopped_error(pid)
+    frozen = _frozen_cgroup(pid)
+    if frozen is not None:
+        raise AttachError(
+            f"process {status.name} is frozen, by its cgroup {frozen}",
+            hint=f"let it go on first (echo 0 > {frozen}/cgroup.freeze; docker unpause, systemctl thaw), then"
+            " attach",
+        )
     if status.seccomp == 1:
         raise AttachError(
             f"process {status.name} is in seccomp's strict mode, which allows no filter besides",
@@ -304,6 +311,23 @@ def permission_error(pid: int) -> AutoprofileError:
         why = "this root lacks CAP_SYS_PTRACE over it (a container, a user namespace, a security module)"
         hint = "run on the host, or give the container --cap-add SYS_PTRACE"
     return MachineError(f"process {status.name} cannot be traced: {why}", hint=hint)
+
+
+def _frozen_cgroup(pid: int) -> Path | None:
+    # Of cgroup v2: a tracee stops in it, but does not go on. (In a frozen cgroup v1 it does not even stop.)
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape").splitlines()
+        below = next(line[len("0::/") :] for line in lines if line.startswith("0::/"))
+        root = cgroup2_root()
+        folder = root / below
+        if "frozen 1" not in (folder / "cgroup.events").read_text().splitlines():
+            return None
+        # It, or one above it, was told to freeze.
+        while folder != root and (folder / "cgroup.freeze").read_text().strip() != "1":
+            folder = folder.parent
+    except (OSError, StopIteration, AutoprofileError):
+        return None
+    return folder
 
 
 def _can_suspend_filters() -> bool:

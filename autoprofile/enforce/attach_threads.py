@@ -14,7 +14,7 @@ import struct
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from autoprofile.abi.syscalls import syscall_name
@@ -104,6 +104,10 @@ class Frozen:
     def without_call(self) -> bytes:
         """Return the registers so that the kernel restarts nothing: orig_rax is -1, as after an interrupt."""
         return self._with(3, -1)
+
+    def moved(self, ip: int) -> Frozen:
+        """Return the same thread at another instruction."""
+        return replace(self, registers=self._with(5, ip), ip=ip)
 
     @property
     def call_name(self) -> str:

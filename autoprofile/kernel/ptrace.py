@@ -135,6 +135,7 @@ _NO_ARGS: Final = (0, 0, 0, 0, 0, 0)
 _INFO_HEAD: Final = struct.Struct("=B3xIQQ")
 _INFO_ENTRY: Final = struct.Struct("=Q6Q")
 _INFO_EXIT: Final = struct.Struct("=qB")
+_RSEQ_CONFIGURATION: Final = struct.Struct("=QII8x")
 _INFO_SIZE: Final = 88  # sizeof(struct ptrace_syscall_info) up to ret_data, rounded to its alignment
 
 
@@ -279,16 +280,20 @@ def ptrace_seccomp_get_flags(pid: int, index: int) -> int | None:
     return int(metadata[1])
 
 
-def ptrace_get_rseq(pid: int) -> int | None:
-    """Return the address of a stopped thread's ``struct rseq``; 0 without one, None before Linux 5.13."""
+def ptrace_get_rseq(pid: int) -> tuple[int, int] | None:
+    """Return the address of a stopped thread's ``struct rseq`` and its signature; None before Linux 5.13.
+
+    The address is 0 where the thread has none.
+    """
     # struct ptrace_rseq_configuration: rseq_abi_pointer, rseq_abi_size, signature, flags, pad
-    configuration = (ctypes.c_uint64 * 3)()
-    size = ctypes.sizeof(configuration)
+    configuration = ctypes.create_string_buffer(_RSEQ_CONFIGURATION.size)
+    size = len(configuration)
     if _ptrace(_GET_RSEQ_CONFIGURATION, pid, size, ctypes.addressof(configuration)) < 0:
         if ctypes.get_errno() in (errno.EIO, errno.EINVAL):  # no such request, or CONFIG_RSEQ is not set
             return None
         fail("ptrace", f"asking PTRACE_GET_RSEQ_CONFIGURATION of process {pid}")
-    return int(configuration[0])
+    address, _, signature = _RSEQ_CONFIGURATION.unpack(configuration.raw)
+    return address, signature
 
 
 def ptrace_peek(pid: int, address: int) -> int:

@@ -18,7 +18,8 @@ import pytest
 
 from autoprofile import kernel
 from autoprofile.enforce.attach import AttachError, attach
-from autoprofile.errors import MachineError, UsageError
+from autoprofile.errors import AutoprofileError, MachineError, UsageError
+from autoprofile.trace.targets import cgroup2_root
 from tests.conftest import kernel_thread, need_program
 from tests.kernel.attaching import (
     AS_NOBODY,
@@ -264,6 +265,89 @@ def test_32_bit_code_of_a_64_bit_program_is_refused(tracee):
         reason = refused(process, answer_for(KILL, PRCTL), arches=("x86_64",))
         assert "is a i386 program, the profile is for x86_64 only" in reason
         assert "all threads run i386 code" in refused(process)
+
+
+@needs_root
+def test_a_frozen_process_is_refused_with_its_cgroup(tracee):
+    """What its cgroup has frozen could not go on under a filter: refused at once, the frozen cgroup is named."""
+    try:
+        group = cgroup2_root() / f"autoprofile-{os.getpid()}"
+        inner = group / "inner"
+        inner.mkdir(parents=True)
+    except (AutoprofileError, OSError) as error:
+        pytest.skip(f"no cgroup can be made here: {error}")
+    try:
+        with running(tracee("waits"), "read") as process:
+            (inner / "cgroup.procs").write_text(str(process.pid))
+            try:
+                (group / "cgroup.freeze").write_text("1")
+            except OSError as error:
+                pytest.skip(f"this kernel cannot freeze a cgroup v2: {error}")
+            deadline = time.monotonic() + LIMIT_S
+            while "frozen 1" not in (group / "cgroup.events").read_text():
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            assert f"is frozen, by its cgroup {group};" in refused(process)
+            (group / "cgroup.freeze").write_text("0")
+            assert finish(process) == ("read: 1 errno=0 late filters=0\n", 0)
+    finally:
+        for folder in (inner, group):
+            remove_cgroup(folder)
+
+
+def remove_cgroup(folder: Path) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while True:
+        try:
+            folder.rmdir()
+        except OSError:  # EBUSY until the last process has quite gone
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        else:
+            return
+
+
+@pytest.mark.parametrize(
+    ("scope", "says"),
+    [
+        ("1", "4 process {} (sleep) cannot be traced: a user may trace only descendants here"),
+        ("2", "4 process {} (sleep) cannot be traced: only root may trace here (yama ptrace_scope=2)"),
+        ("3", "4 process {} (sleep) cannot be traced: the kernel allows no tracing at all"),
+    ],
+)
+def test_yama_is_named_as_the_reason(scope, says, tmp_path):
+    """Where the kernel lets nobody trace, the reason given is the scope that yama has been set to."""
+    # The setting is the machine's: what is read of it is stood in for, here as for other refusals of the kernel.
+    (tmp_path / "ptrace_scope").write_text(f"{scope}\n")
+    code = IMPORTS + "from autoprofile.enforce import attach_target\nfrom pathlib import Path\n"
+    code += "yama = Path(args[0]).read_text()\ndrop_to_nobody()\n"
+    code += "attach_target._YAMA = type('Scope', (), {'read_text': lambda self: yama})()\n"
+    code += "target = subprocess.Popen(['sleep', '600'])\n"
+    code += "while open(f'/proc/{target.pid}/comm').read() != 'sleep\\n': time.sleep(0.001)\n"
+    code += "error = attach_target.permission_error(target.pid)\n"
+    code += "print(target.pid, error.exit_status, error)\ntarget.kill()\ntarget.wait()\n"
+    done = tool(code, str(tmp_path / "ptrace_scope"))
+    pid, _, text = done.stdout.partition(" ")
+    assert text.startswith(says.format(pid)), (done.stdout, done.stderr)
+
+
+def test_yama_keeps_a_user_from_processes_of_others_making(tracee):
+    """Under yama's ptrace_scope 1 a user's own process that is no descendant is refused, and the scope named."""
+    try:
+        scope = Path("/proc/sys/kernel/yama/ptrace_scope").read_text().strip()
+    except OSError:
+        pytest.skip("this kernel has no yama")
+    if scope != "1":
+        pytest.skip(f"yama's ptrace_scope is {scope} here, not 1")
+    user = ["setpriv", "--reuid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+    with running(*user, tracee("waits"), "read") as process:
+        code = IMPORTS + "drop_to_nobody()\n"
+        code += "try: attach(int(args[0]), [bytes.fromhex(args[1])])\n"
+        code += "except AutoprofileError as error: print(error.exit_status, error)\n"
+        done = tool(code, str(process.pid), allow_all.hex())
+        assert done.stdout.startswith("4 "), (done.stdout, done.stderr)
+        assert "yama ptrace_scope=1" in done.stdout
+        assert field(process.pid, "Seccomp_filters") == "0"
 
 
 def test_a_thread_that_does_not_stop_is_let_go(tracee):

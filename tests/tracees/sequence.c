@@ -1,5 +1,6 @@
 /* sequence [alone]: a thread (alone: the only one) spins inside a restartable sequence (rseq(2)), which whatever interrupts
-   it aborts, and begins anew. Says "ready". Once stdin is closed it says whether the sequence was aborted, status 0. */
+   it aborts, and begins anew. Says "ready". Once stdin is closed, alone at SIGUSR1, it says whether the sequence was
+   aborted, status 0. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <signal.h>
@@ -13,7 +14,9 @@
 static atomic_int stop;
 static uint64_t aborts;
 
-static void nothing(int signum) { (void)signum; }
+static int is_alone;
+
+static void end(int signum) { (void)signum; if (is_alone) stop = 1; }
 
 static void *spins(void *unused) {
     struct rseq *area = (struct rseq *)((char *)__builtin_thread_pointer() + __rseq_offset);
@@ -32,15 +35,19 @@ int main(int argc, char **argv) {
     pthread_t thread;
     char byte;
     if (__rseq_size == 0) { printf("none\n"); return 9; }
-    signal(SIGUSR1, nothing);
+    is_alone = argc > 1 && !strcmp(argv[1], "alone");
+    signal(SIGUSR1, end);
     printf("ready\n");
     fflush(stdout);
-    if (argc > 1 && !strcmp(argv[1], "alone")) spins(NULL);
-    pthread_create(&thread, NULL, spins, NULL);
-    while (read(0, &byte, 1) > 0) {}
-    stop = 1;
-    pthread_kill(thread, SIGUSR1);
-    pthread_join(thread, NULL);
+    if (is_alone) {
+        spins(NULL);
+    } else {
+        pthread_create(&thread, NULL, spins, NULL);
+        while (read(0, &byte, 1) > 0) {}
+        stop = 1;
+        pthread_kill(thread, SIGUSR1);
+        pthread_join(thread, NULL);
+    }
     printf("aborted: %s\n", aborts > 0 ? "yes" : "no");
     return 0;
 }
