@@ -43,14 +43,9 @@ def test_a_profile_is_proven_and_a_foreign_filter_refuted(tmp_path: Path) -> Non
 def test_a_hard_proof_ends_when_its_time_is_over_or_at_an_interrupt(tmp_path: Path) -> None:
     """Neither is taken for a refutation or a defect: statuses 1 and 130, each with one line that says it."""
     pytest.importorskip("z3")
-    from autoprofile.filter import Program, SockFilter
-    from tests.unit.filter.test_prove import FACTORING, gated
+    from tests.unit.filter.test_prove import HARD, gated
 
-    # A loop of thousands of products: no solver gets through it while the test waits.
-    steps = [SockFilter(0x2C, 0, 0, 0), SockFilter(0x0C, 0, 0, 0), SockFilter(0xAC, 0, 0, 0)] * 1000
-    program = gated(*FACTORING[:5], *steps, *FACTORING[5:])
-    (tmp_path / "hard.bpf").write_bytes(bytes(program))
-    assert len(Program.from_bytes(bytes(program))) == len(program)
+    (tmp_path / "hard.bpf").write_bytes(bytes(gated(*HARD)))
     Profile(mode="denylist", default=Action.ALLOW).save(tmp_path / "p.yaml")
     late = run(tmp_path / "p.yaml", "--filter", tmp_path / "hard.bpf", "--timeout", 1)
     assert late.returncode == 1
