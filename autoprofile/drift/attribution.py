@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
 
     from autoprofile.profile.model import Profile
 
@@ -21,16 +22,24 @@ CHANGED = "changed"
 SAME = "same"
 UNKNOWN = "unknown"
 
-_NAMED = 3  # rebuilt libraries named in a sentence
+_NAMED = 3  # libraries named in a sentence
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """Say whether the binaries or the kernel changed, and how that is known."""
+    """Say whether the binaries or the kernel changed, and how that is known.
+
+    Args:
+        verdict: `CHANGED`, `SAME` or `UNKNOWN`.
+        text: the sentence.
+        is_new_behaviour: whether no rebuild, libc or kernel explains it: all is as it was learned, or all but
+            code that was not there.
+    """
 
     verdict: str
     text: str
+    is_new_behaviour: bool = False
 
 
 def attribute(
@@ -41,6 +50,7 @@ def attribute(
     libc: str | None,
     kernel: str | None,
     binaries: Mapping[str, str] = _NONE,
+    elsewhere: Mapping[str, str] = _NONE,
 ) -> Attribution:
     """Compare what a profile says it was learned from with the side that new evidence comes from.
 
@@ -50,8 +60,10 @@ def attribute(
         build_id: of that executable.
         libc: the libc in use now.
         kernel: the kernel in use now.
-        binaries: path to build-id of what is mapped now; a file that both sides know and that differs is a
-            change, one that only this side has is not.
+        binaries: path to build-id of what is mapped now by that executable, "" without one. A file that both
+            sides know and that differs is a change, and so is one that was not there when it was learned.
+        elsewhere: the same of what is mapped by some executable of the run, nobody knows which: a file that
+            was not there makes the cause unknown.
     """
     learned = profile.learned
     known_program = profile.program.path if profile.program else None
@@ -70,14 +82,17 @@ def attribute(
             changes.append(f"{name} was rebuilt ({_short(known_build_id)} → {_short(build_id)})")
     else:
         unknown.append("the program's build-id is not known on both sides")
+    libraries = {
+        path: build
+        for path, build in sorted({**elsewhere, **binaries}.items())
+        if path not in (program, known_program)
+    }
     rebuilt = [
-        f"{path.rpartition('/')[2]} was rebuilt ({_short(known[path])} → {_short(build)})"
-        for path, build in sorted(binaries.items())
-        if path != known_program and build and known.get(path) and known[path] != build
+        f"{_name(path)} was rebuilt ({_short(known[path])} → {_short(build)})"
+        for path, build in libraries.items()
+        if build and known.get(path) and known[path] != build
     ]
-    changes += rebuilt[:_NAMED]
-    if len(rebuilt) > _NAMED:
-        changes.append(f"and {len(rebuilt) - _NAMED} more libraries were rebuilt")
+    changes += _some(rebuilt, "more libraries were rebuilt")
     for what, before, now, matters in (
         ("libc", learned.libc if learned else None, libc, True),
         ("kernel", learned.kernel if learned else None, kernel, False),
@@ -87,11 +102,49 @@ def attribute(
                 changes.append(f"{what} {before} → {now}")
         elif matters:
             unknown.append(f"the {what} is not known on both sides")
+    is_rebuilt = bool(changes)
+    if known.keys() - {known_program, program}:
+        new, doubtful = _not_learned(known, libraries, elsewhere.keys() - binaries.keys())
+        changes += _some(
+            [f"{_name(path)} was not there when it was learned" for path in new], "more files were not there"
+        )
+        unknown += _some(doubtful, "more files of which that is not known")
     if changes:
-        return Attribution(CHANGED, "; ".join(changes))
+        text = "; ".join(changes)
+        if is_rebuilt:
+            return Attribution(CHANGED, text)
+        return Attribution(CHANGED, f"new behaviour: {text}", is_new_behaviour=True)
     if unknown:
         return Attribution(UNKNOWN, "cannot be attributed: " + "; ".join(unknown))
-    return Attribution(SAME, "same binaries, new behaviour")
+    return Attribution(SAME, "same binaries, new behaviour", is_new_behaviour=True)
+
+
+def _not_learned(
+    known: Mapping[str, str], libraries: Mapping[str, str], elsewhere: AbstractSet[str]
+) -> tuple[list[str], list[str]]:
+    """Return the files that were not there when the profile was learned, and of which that is not known."""
+    new, doubtful = [], []
+    for path, build in libraries.items():
+        if path in known:
+            if known[path] and not build:
+                doubtful.append(f"the build-id of {_name(path)} is not known now")
+        elif path in elsewhere:
+            doubtful.append(f"{_name(path)} was not there when it was learned, and may be the program's")
+        elif build and path.startswith("/") and path.isprintable():
+            new.append(path)
+        else:
+            # A profile holds no files without a build-id, and no names it cannot write.
+            doubtful.append(f"{_name(path)} has no build-id: it may not have been there")
+    return new, doubtful
+
+
+def _some(texts: list[str], more: str) -> list[str]:
+    left = len(texts) - _NAMED
+    return texts if left <= 0 else [*texts[:_NAMED], f"and {left} {more}"]
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def _short(build_id: str) -> str:

@@ -99,6 +99,7 @@ def compare(
         for o in trace.observations:
             use.mark(o)
     for index, trace in enumerate(traces):
+        programs = frozenset(o.program.path for o in trace.observations)
         for o in trace.observations:
             calls += o.count
             decision = decide_known(profile, o.arch, o.nr, o.args)
@@ -111,7 +112,9 @@ def compare(
             else:
                 key = (o.arch, o.nr, reduced(o.arch, o.nr, o.args))
                 entry = denied.setdefault(key, _Denied(decision.why))
-                entry.add(o.count, o.program.path, _from_trace(profile, trace, o), _seen(trace, index, o))
+                entry.add(
+                    o.count, o.program.path, _from_trace(profile, trace, o, programs), _seen(trace, index, o)
+                )
     for log in audits:
         for record in log.records:
             calls += record.count
@@ -187,14 +190,17 @@ def _path(path: str) -> str | None:
     return None if path == "?" else path
 
 
-def _from_trace(profile: Profile, trace: Trace, o: Observation) -> Attribution:
+def _from_trace(profile: Profile, trace: Trace, o: Observation, programs: frozenset[str]) -> Attribution:
+    # A trace does not say which of several programs mapped a library.
+    libraries = {path: build for path, build in trace.meta.libraries.items() if path not in programs}
     return attribute(
         profile,
         program=_path(o.program.path),
         build_id=o.program.build_id,
         libc=trace.meta.libc,
         kernel=trace.meta.kernel,
-        binaries=trace.meta.libraries,
+        binaries=libraries if len(programs) == 1 else {},
+        elsewhere=libraries,
     )
 
 
@@ -214,8 +220,8 @@ def _seen(trace: Trace, index: int, o: Observation) -> dict[str, object]:
 def _from_audit(profile: Profile, log: AuditLog, record: AuditRecord) -> Attribution:
     session, program = log.session_of(record), log.program_of(record)
     binaries = dict(program.binaries) if program else {}
-    if record.file and record.file_build_id:
-        binaries[record.file] = record.file_build_id
+    if record.file:
+        binaries[record.file] = record.file_build_id or ""
     return attribute(
         profile,
         program=_path(record.program),
@@ -263,7 +269,9 @@ def _denied_record(profile: Profile, key: _Key, entry: _Denied) -> DriftRecord:
     rule = accepting_rule(profile, arch, nr, args) if arch in ARCHES else None
     risk = region_risk(arch, name, [rule.comparators]).risk if name and rule else None
     # the alarm first: if any of the evidence is "same binaries", that is the verdict
-    cause = min(entry.attributions, key=lambda a: (_VERDICTS.index(a.verdict), a.text))
+    cause = min(
+        entry.attributions, key=lambda a: (not a.is_new_behaviour, _VERDICTS.index(a.verdict), a.text)
+    )
     programs = sorted(entry.programs, key=lambda p: (-entry.programs[p], p))
     id_, *former = denial_ids(arch, display_name(arch, nr), args)
     return DriftRecord(
@@ -282,6 +290,7 @@ def _denied_record(profile: Profile, key: _Key, entry: _Denied) -> DriftRecord:
         edit=edit_text(profile, arch, nr, args, missing=missing) if rule else "",
         witness={**entry.witness, "answers": sorted(entry.answers)} if entry.answers else entry.witness,
         attribution=cause.verdict,
+        is_new_behaviour=any(a.is_new_behaviour for a in entry.attributions),
         risk=risk.name_class if risk else None,
         rule=rule,
         unknown=missing,
@@ -343,7 +352,7 @@ def _importance(record: DriftRecord) -> tuple[object, ...]:
     return (
         SEVERITIES.index(record.severity),
         KINDS.index(record.kind),
-        record.attribution != SAME,
+        not record.is_new_behaviour,
         -record.count,
         record.arch or "",
         -1 if record.nr is None else record.nr,

@@ -76,11 +76,13 @@ class DriftRecord:
         why: why this is a difference and what explains it, in one or two sentences.
         edit: the smallest profile edit that accepts it (YAML); "" where there is none.
         witness: where to look: the evidence it was found in, with time, process and code location when known.
-        attribution: ``changed`` (program, libc or kernel differ from what was learned), ``same`` (same
-            binaries, new behaviour) or ``unknown``.
+        attribution: ``changed`` (program, library, libc or kernel differ from what was learned, or code was
+            not there), ``same`` (same binaries, new behaviour) or ``unknown``.
         risk: the risk class, if any.
         rule: the allow rule that `edit` writes, or the rule that is unused; None where no rule can be
             written.
+        is_new_behaviour: of a refused call whether no rebuild explains it: the binaries are those that were
+            learned, or those and code that was not there.
         unknown: names of the arguments that the evidence does not hold. `severity` and `risk` are then those
             of the worst values, and the edit widens: it allows all values.
         former_ids: under which earlier releases knew it.
@@ -103,6 +105,7 @@ class DriftRecord:
     attribution: str = "unknown"
     risk: str | None = None
     rule: SeccompRule | None = None
+    is_new_behaviour: bool = False
     unknown: tuple[str, ...] = ()
     former_ids: tuple[str, ...] = ()
 
@@ -142,6 +145,7 @@ class DriftRecord:
             "witness": dict(self.witness),
             "attribution": self.attribution,
             "risk": self.risk,
+            "new_behaviour": self.is_new_behaviour,
             "unknown": list(self.unknown),
         }
 

@@ -36,12 +36,16 @@ NOW = {
         ({"program": CHILD, "build_id": "cd"}, CHANGED, "/bin/child was rebuilt (cc → cd)"),
         ({"program": "/bin/other"}, UNKNOWN, "records no build of /bin/other"),
         ({"libc": None}, UNKNOWN, "libc is not known on both sides"),
-        ({"binaries": {"/lib/new.so": "77"}}, SAME, "same binaries"),
-        ({"binaries": {LIBC: ""}}, SAME, "same binaries"),
+        ({"binaries": {"/lib/new.so": "77"}}, CHANGED, "new.so was not there when it was learned"),
+        ({"elsewhere": {"/lib/new.so": "77"}}, UNKNOWN, "new.so was not there when it was learned, and may"),
+        ({"binaries": {"/lib/new.so": ""}}, UNKNOWN, "new.so has no build-id"),
+        ({"binaries": {"/lib/\x07.so": "77"}}, UNKNOWN, "has no build-id"),
+        ({"binaries": {LIBC: ""}}, UNKNOWN, "the build-id of libc.so.6 is not known now"),
+        ({"elsewhere": {LIBC: "11", CHILD: "cc"}}, SAME, "same binaries"),
     ],
 )
 def test_the_cause_is_what_changed(change: dict[str, object], verdict: str, says: str) -> None:
-    """One changed fact is named as the cause; a missing one makes the cause unknown, a new library does not."""
+    """One changed fact is named as the cause, code that was not there too; a missing one makes it unknown."""
     found = attribute(PROFILE, **{**NOW, **change})
     assert found.verdict == verdict
     assert says in found.text
@@ -55,5 +59,23 @@ def test_many_rebuilt_libraries_are_counted() -> None:
         profile, program=None, build_id=None, libc=None, kernel=None, binaries=dict.fromkeys(paths, "2")
     )
     assert found.verdict == CHANGED
+    assert not found.is_new_behaviour
     assert found.text.count("was rebuilt") == 3
     assert "4 more libraries" in found.text
+
+
+def test_new_code_alone_is_new_behaviour_and_beside_a_rebuild_it_is_not() -> None:
+    """A library that somebody put into known binaries explains nothing; one that came with an upgrade does."""
+    injected = {LIBC: "11", "/tmp/pre.so": "77"}
+    assert attribute(PROFILE, **{**NOW, "binaries": injected}).is_new_behaviour
+    assert not attribute(PROFILE, **{**NOW, "binaries": {**injected, LIBC: "12"}}).is_new_behaviour
+    assert attribute(PROFILE, **NOW).is_new_behaviour
+
+
+def test_a_profile_that_knows_no_libraries_claims_nothing_about_them() -> None:
+    """Where learning noted only the program, a library is neither new nor doubtful."""
+    alone = Profile(
+        program=Program("/bin/main", "aa"),
+        learned=Learned(1, 1, 1, libc="glibc 2.36", binaries={"/bin/main": "aa"}),
+    )
+    assert attribute(alone, **{**NOW, "binaries": {"/lib/new.so": "77"}}).verdict == SAME

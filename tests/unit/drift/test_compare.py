@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoprofile.auditlog import AuditLog, AuditRecord
+from autoprofile.auditlog import AuditLog, AuditProgram, AuditRecord
 from autoprofile.drift import accept, compare
 from autoprofile.drift.record import KINDS, SEVERITIES
 from autoprofile.drift.triage import verdicts_for
 from autoprofile.errors import AutoprofileError
 from autoprofile.learn import learn
 from autoprofile.observations import ProgramId, Trace
-from autoprofile.profile import ANY, Action, Arg, Profile, SeccompRule
+from autoprofile.profile import ANY, Action, Arg, Learned, Profile, Program, SeccompRule
 from autoprofile.report.summary import witness_text
 from tests.unit.learn.traces import PROGRAM, observed, trace_of
 
@@ -392,3 +392,23 @@ def test_an_arch_that_nobody_knows_is_a_high_alarm_that_cannot_be_accepted() -> 
     assert verdicts_for(learn(BASE), record) == ("keep",)
     with pytest.raises(AutoprofileError, match="no profile can allow"):
         accept(learn(BASE), [record])
+
+
+def test_a_call_from_a_library_never_seen_is_not_called_same_binaries() -> None:
+    """A preloaded library is named as the cause, where it calls itself and where libc calls for it."""
+    libc, evil = "/lib/libc.so.6", "/tmp/pre.so"
+    learned = Learned(1, 1, 1, libc="glibc 2.36", binaries={PROGRAM.path: PROGRAM.build_id or "", libc: "11"})
+    profile = Profile(program=Program(PROGRAM.path, PROGRAM.build_id), learned=learned)
+    record = denial("socket", 2, 1, 0)
+    mapped = {PROGRAM.path: PROGRAM.build_id or "", libc: "11"}
+
+    def cause(record: AuditRecord, binaries: dict[str, str]) -> tuple[str, bool]:
+        parts = AuditProgram(record.session, record.program, record.build_id, "glibc 2.36", binaries)
+        (found,) = compare(profile, audits=[AuditLog((record,), programs=(parts,))])
+        assert ("pre.so" in found.why) == (found.attribution != "same")
+        return found.attribution, found.is_new_behaviour
+
+    assert cause(record, mapped) == ("same", True)
+    assert cause(record, {**mapped, evil: "66"}) == ("changed", True)
+    assert cause(replace(record, file=evil, file_build_id="66"), mapped) == ("changed", True)
+    assert cause(replace(record, file=evil), mapped) == ("unknown", False)
