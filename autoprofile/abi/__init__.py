@@ -41,6 +41,7 @@ from autoprofile.abi.signatures import (
     constrained_args,
     kernel_value,
     signature,
+    width_in_rule,
 )
 from autoprofile.abi.syscalls import display_name, newest_nr, syscall_name, syscall_nr, syscall_table
 
@@ -85,4 +86,5 @@ __all__ = [
     "syscall_nr",
     "syscall_risk",
     "syscall_table",
+    "width_in_rule",
 ]

@@ -14,7 +14,7 @@ from autoprofile.abi.arch import ARCHES
 from autoprofile.abi.syscalls import syscall_nr
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 __all__ = [
     "CONSTRAINED_KINDS",
@@ -26,6 +26,7 @@ __all__ = [
     "constrained_args",
     "kernel_value",
     "signature",
+    "width_in_rule",
 ]
 
 KINDS = frozenset(
@@ -85,6 +86,9 @@ class ArgSpec(NamedTuple):
         kind: one of `KINDS`.
         constants: the set of symbols for `decode_value` and `encode_value`, or None.
         used_if: None when it always counts.
+        other_width_if: where this holds, the kernel reads 64 bits instead of 32, or the other way round; None
+            when it always reads `width` bits. fcntl(2) takes an int or a pointer by command, prctl(2) casts
+            with some options. See `width_in_rule`.
     """
 
     index: int  # type: ignore[assignment]  # tuple.index is nothing anybody asks of this
@@ -94,6 +98,7 @@ class ArgSpec(NamedTuple):
     kind: str
     constants: str | None
     used_if: UsedIf | None
+    other_width_if: UsedIf | None = None
 
 
 class Signature(NamedTuple):
@@ -124,9 +129,16 @@ def _parse_used_if(text: str) -> UsedIf | None:
 
 
 def _parse_arg(index: int, cell: str, bits: int) -> ArgSpec:
-    name, ctype, width, kind, constants, used_if = cell.split(";")
+    name, ctype, width, kind, constants, used_if, *other = cell.split(";")
     return ArgSpec(
-        index, name, ctype, min(int(width), bits), kind, constants or None, _parse_used_if(used_if)
+        index,
+        name,
+        ctype,
+        min(int(width), bits),
+        kind,
+        constants or None,
+        _parse_used_if(used_if),
+        _parse_used_if(other[0]) if other and bits == 64 else None,
     )
 
 
@@ -170,12 +182,35 @@ def kernel_value(spec: ArgSpec, raw: int) -> int:
     return raw & (0xFFFFFFFF if spec.width == 32 else 0xFFFFFFFFFFFFFFFF)
 
 
+def width_in_rule(spec: ArgSpec, deciding: Collection[int] | None, *, is_refusing: bool) -> int:
+    """Return how many bits a rule has to compare of an argument.
+
+    A rule may cover calls of which the kernel reads 32 bits and others of which it reads 64. narrows: one
+    that refuses compares 32 then, so that bits the kernel never looks at get no call past it; any other
+    compares 64, so that it admits no pointer for another.
+
+    Args:
+        spec: of the argument, from `signature`.
+        deciding: the values the rule lists for the argument that decides (the command); None for any.
+        is_refusing: whether the rule's action never runs the call.
+    """
+    condition = spec.other_width_if
+    if condition is None:
+        return spec.width
+    other = 96 - spec.width
+    if deciding is not None:
+        holds = {condition.holds((0,) * condition.index + (value,)) for value in deciding}
+        if len(holds) == 1:
+            return other if holds.pop() else spec.width
+    return 32 if is_refusing else 64
+
+
 def call_signature(arch: str, name: str, args: Sequence[int | None]) -> Signature | None:
     """Return the signature of one call given its values: more exact symbols, for display.
 
-    Only `kind` and `constants` differ from `signature` (and `used_if`, settled by the values), never names or
-    widths. Text decoded with these specs is also understood by `encode_value` with the plain ones.
-    Values that are None or missing are unknown: nothing is refined by them.
+    Only `kind`, `constants` and `width` differ from `signature` (and `used_if` and `other_width_if`, settled
+    by the values), never names. Text decoded with these specs is also understood by `encode_value` with the
+    plain ones, pointers apart. Values that are None or missing are unknown: nothing is refined by them.
     """
     found = signature(arch, name)
     if found is None:
@@ -183,14 +218,19 @@ def call_signature(arch: str, name: str, args: Sequence[int | None]) -> Signatur
     if not _variant_rows:
         for row in read_rows("variants.tsv"):
             _variant_rows.setdefault(row[0], []).append(row[1:])
-    rows = _variant_rows.get(name)
-    if not rows:
+    rows = _variant_rows.get(name, [])
+    if not rows and not any(spec.other_width_if for spec in found.args):
         return found
     specs = list(found.args)
     names = [spec.name for spec in specs]
     refined: set[int] = set()
     # -1 meets no condition: it is no command, family or level, and no condition asks for single bits.
     values = [-1 if value is None else value for value in args]
+    for index, spec in enumerate(specs):
+        test = spec.other_width_if
+        if test is not None and test.index < len(args) and args[test.index] is not None:
+            width = 96 - spec.width if test.holds(values) else spec.width
+            specs[index] = spec._replace(width=width, other_width_if=None)
     for argument, condition, kind, constants in rows:
         if argument not in names:
             continue

@@ -8,10 +8,11 @@ from __future__ import annotations
 from itertools import product
 from typing import TYPE_CHECKING
 
-from autoprofile.abi.signatures import kernel_value, signature
+from autoprofile.abi.signatures import kernel_value, signature, width_in_rule
 from autoprofile.abi.syscalls import syscall_nr
 from autoprofile.lint.finding import Finding
 from autoprofile.lint.view import allowed, witness_text
+from autoprofile.profile.arg import listed_values
 from autoprofile.profile.wording import rule_text
 
 if TYPE_CHECKING:
@@ -98,8 +99,16 @@ def _wide(rule: SeccompRule, known: Signature) -> list[int]:
         if one.width == 64
         and one.op != "any"
         and one.index < len(known.args)
-        and known.args[one.index].width == 32
+        and _narrow_width(rule, known, one.index) == 32
     ]
+
+
+def _narrow_width(rule: SeccompRule, known: Signature, index: int) -> int:
+    # Where the command decides how much is read, the smaller width counts if the rule covers such a command.
+    spec = known.args[index]
+    decides = spec.other_width_if
+    deciding = None if decides is None else listed_values(rule.comparators, decides.index)
+    return width_in_rule(spec, deciding, is_refusing=True)
 
 
 def _pair(

@@ -12,7 +12,7 @@ from typing import Final, final
 
 from autoprofile.errors import AutoprofileError
 
-__all__ = ["ANY", "OPS", "Arg"]
+__all__ = ["ANY", "OPS", "Arg", "listed_values"]
 
 #: Operators of a comparator.
 OPS: Final = ("eq", "ne", "lt", "le", "gt", "ge", "masked_eq", "in", "any")
@@ -173,6 +173,15 @@ class Arg:
             # The high word alone, and the low word with a foreign high word: the halves a filter compares.
             found |= {value ^ (1 << 32), value ^ (_U32 << 32), value | (1 << 63)}
         return tuple(sorted(found))
+
+
+def listed_values(args: Iterable[Arg], index: int) -> frozenset[int] | None:
+    """Return the values that comparators, all of which hold, list for an argument; None when none lists."""
+    found: frozenset[int] | None = None
+    for one in args:
+        if one.index == index and one.op in {"eq", "in"}:
+            found = frozenset(one.values) if found is None else found & frozenset(one.values)
+    return found
 
 
 def _bits(number: int) -> Iterable[int]:

@@ -9,18 +9,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autoprofile.abi.arch import ARCHES, X32_SYSCALL_BIT, arch_from_audit
-from autoprofile.abi.signatures import signature
+from autoprofile.abi.signatures import signature, width_in_rule
 from autoprofile.abi.syscalls import syscall_name, syscall_nr, syscall_table
 from autoprofile.errors import AutoprofileError, ProfileError
-from autoprofile.profile.arg import ANY, Arg
+from autoprofile.profile.arg import ANY, Arg, listed_values
 from autoprofile.profile.rule import SeccompRule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from autoprofile.abi.signatures import ArgSpec
     from autoprofile.profile.rule import Args, Evidence
 
-__all__ = ["arches_with", "canonical_rules", "check_number", "joined_evidence", "unknown_syscall"]
+__all__ = [
+    "arches_with",
+    "canonical_rules",
+    "check_number",
+    "joined_evidence",
+    "spec_width",
+    "unknown_syscall",
+]
 
 
 def arches_with(syscall: str | int, arches: Sequence[str]) -> tuple[str, ...]:
@@ -155,13 +163,21 @@ def _bind(rule: SeccompRule, arch: str) -> SeccompRule:
             continue
         width = ARCHES[arch].bits
         if specs is not None and one.index < len(specs.args):
-            width = specs.args[one.index].width
+            width = spec_width(specs.args[one.index], rule)
         try:
             args.add(one.bind(width))
         except AutoprofileError as error:
             raise ProfileError(f"{syscall}: {error.what}", hint=error.hint) from error
     ordered = tuple(sorted(args, key=lambda one: one.sort_key))
     return _copy(rule, ordered or ANY, None, rule.evidence)
+
+
+def spec_width(spec: ArgSpec, rule: SeccompRule) -> int:
+    """Return the width at which a rule compares an argument unless it says otherwise."""
+    if spec.other_width_if is None:
+        return spec.width
+    deciding = listed_values(rule.comparators, spec.other_width_if.index)
+    return width_in_rule(spec, deciding, is_refusing=rule.action.is_refusing)
 
 
 def _copy(

@@ -8,11 +8,11 @@ import yaml
 
 from autoprofile.abi.arch import ARCHES
 from autoprofile.abi.constants import encode_value
-from autoprofile.abi.signatures import ArgSpec, constrained_args, signature
+from autoprofile.abi.signatures import ArgSpec, constrained_args, signature, width_in_rule
 from autoprofile.abi.syscalls import syscall_name
 from autoprofile.errors import AutoprofileError, ProfileError
 from autoprofile.profile.action import Action
-from autoprofile.profile.arg import ANY, Arg
+from autoprofile.profile.arg import ANY, Arg, listed_values
 from autoprofile.profile.nodes import Reader, number_of
 from autoprofile.profile.rule import SeccompRule
 
@@ -20,6 +20,7 @@ __all__ = ["ParsedRule", "RuleParser"]
 
 _ORDERED: Final = ("lt", "le", "gt", "ge")
 _OPERATORS: Final = ("eq", "ne", *_ORDERED, "in", "mask", "masked_eq")
+_U32: Final = 0xFFFFFFFF
 _COMPARATOR_KEYS: Final = (*_OPERATORS, "all", "width")
 
 
@@ -84,7 +85,7 @@ class RuleParser:
             raise self.reader.error(node, f"a rule of {syscall} is empty", "say any when every call may pass")
         by_arch = {}
         for arch in arches:
-            args = self._args(node, fields, syscall, arch)
+            args = self._args(node, fields, syscall, arch, action)
             by_arch[arch] = SeccompRule(syscall, action, args or ANY)
         return ParsedRule(node, closing, by_arch)
 
@@ -118,12 +119,14 @@ class RuleParser:
         fields: dict[str, tuple[yaml.ScalarNode, yaml.Node]],
         syscall: str | int,
         arch: str,
+        action: Action,
     ) -> tuple[Arg, ...]:
         known = signature(arch, syscall) if isinstance(syscall, str) else None
         specs = known.args if known is not None else ()
         by_name = {spec.name: spec.index for spec in specs}
         args: list[Arg] = []
         named: dict[int, str] = {}
+        later: list[tuple[_ArgParser, yaml.Node]] = []
         for name, (key, value) in fields.items():
             index = by_name.get(name)
             if index is None:
@@ -132,7 +135,13 @@ class RuleParser:
                 raise self.reader.error(key, f"{syscall}: {named[index]} and {name} are the same argument")
             named[index] = name
             spec = specs[index] if index < len(specs) else None
-            args += _ArgParser(self.reader, f"{syscall}.{name}", arch, index, spec).parse(value)
+            parser = _ArgParser(self.reader, f"{syscall}.{name}", arch, index, spec)
+            if spec is not None and spec.other_width_if is not None:
+                later.append((parser, value))
+            else:
+                args += parser.parse(value)
+        for parser, value in later:  # how wide these are, another argument of the rule decides
+            args += parser.parse(value, args, is_refusing=action.is_refusing)
         needed = constrained_args(arch, syscall) if isinstance(syscall, str) else ()
         missing = [spec.name for spec in needed if spec.index not in named]
         if missing:
@@ -173,8 +182,16 @@ class _ArgParser:
         self.index = index
         self.spec = spec
 
-    def parse(self, node: yaml.Node) -> list[Arg]:
-        natural = self.spec.width if self.spec is not None else ARCHES[self.arch].bits
+    def parse(
+        self, node: yaml.Node, others: list[Arg] | None = None, *, is_refusing: bool = True
+    ) -> list[Arg]:
+        natural = ARCHES[self.arch].bits
+        if self.spec is not None:
+            natural = self.spec.width
+            if (decides := self.spec.other_width_if) is not None:
+                deciding = listed_values(others or (), decides.index)
+                natural = width_in_rule(self.spec, deciding, is_refusing=is_refusing)
+                self.spec = self.spec._replace(width=natural, other_width_if=None)
         if isinstance(node, yaml.ScalarNode):
             if self.reader.kind(node) == "str" and node.value == "any":
                 return []
@@ -224,7 +241,7 @@ class _ArgParser:
             pair = self.reader.items(node, f"{self.what}.masked_eq")
             if len(pair) != 2:
                 raise self.reader.error(node, f"{self.what}: masked_eq takes two values", "[mask, value]")
-            mask, value = (self._value(item, width) for item in pair)
+            mask, value = self._value(pair[0], width, is_mask=True), self._value(pair[1], width)
             return [self._arg("masked_eq", value, mask, width)]
         return [self._arg(op, self._value(node, width), None, width)]
 
@@ -242,7 +259,7 @@ class _ArgParser:
             raise self.reader.error(node, f"{self.what} has an empty list of values", "it matches nothing")
         return values
 
-    def _value(self, node: yaml.Node, width: int) -> int:
+    def _value(self, node: yaml.Node, width: int, *, is_mask: bool = False) -> int:
         reader = self.reader
         if not isinstance(node, yaml.ScalarNode) or reader.kind(node) not in {"str", "int"}:
             raise reader.wrong(node, self.what, "a symbol or a number")
@@ -252,6 +269,8 @@ class _ArgParser:
             number = number_of(word)
             if number is None:
                 number = self._symbol(node, word)
+            if is_mask and width == 32 and number >> 32 == _U32:
+                number &= _U32  # ~bits of a 64-bit C type; profiles were written so before widths were exact
             if not -(1 << (width - 1)) <= number < 1 << width:
                 raise reader.error(
                     node,

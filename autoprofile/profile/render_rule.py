@@ -12,6 +12,7 @@ from autoprofile.abi.arch import ARCHES
 from autoprofile.abi.constants import decode_value, encode_value
 from autoprofile.abi.signatures import call_signature, constrained_args, signature
 from autoprofile.profile.action import Action
+from autoprofile.profile.canonical import spec_width
 from autoprofile.profile.nodes import number_of
 from autoprofile.profile.scalars import flow_list, flow_map, quoted
 
@@ -40,7 +41,7 @@ def rule_yaml(arch: str, rule: SeccompRule) -> str:
         by_index = {spec.index: [] for spec in constrained_args(arch, syscall)}
     for one in rule.comparators:
         by_index.setdefault(one.index, []).append(one)
-    specs = _specs(arch, syscall, by_index) if isinstance(syscall, str) else ()
+    specs = _specs(arch, rule, by_index)
     fields = []
     for index in sorted(by_index):
         spec = specs[index] if index < len(specs) else None
@@ -51,17 +52,19 @@ def rule_yaml(arch: str, rule: SeccompRule) -> str:
     return flow_map(fields)
 
 
-def _specs(arch: str, syscall: str, by_index: dict[int, list[Arg]]) -> tuple[ArgSpec, ...]:
-    plain = signature(arch, syscall)
+def _specs(arch: str, rule: SeccompRule, by_index: dict[int, list[Arg]]) -> tuple[ArgSpec, ...]:
+    syscall = rule.syscall
+    plain = signature(arch, syscall) if isinstance(syscall, str) else None
     if plain is None:
         return ()
+    assert isinstance(syscall, str)
     # Where one argument decides the symbols of another (level and optname), the rule's own value settles it.
     values = [_fixed(by_index.get(index, [])) for index in range(6)]
     exact = call_signature(arch, syscall, values)
-    return (
-        plain.args
-        if exact is None
-        else tuple(new if new.constants else old for old, new in zip(plain.args, exact.args, strict=True))
+    assert exact is not None
+    return tuple(
+        (new if new.constants else old)._replace(width=spec_width(old, rule))
+        for old, new in zip(plain.args, exact.args, strict=True)
     )
 
 

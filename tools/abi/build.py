@@ -91,7 +91,8 @@ def build_all() -> dict[str, str]:
             syscalls,
         ),
         "signatures.tsv": _text(
-            f"{_source('tracefs.tsv')}; {_source('prototypes.tsv')}; kinds curated from Linux man-pages 6.03",
+            f"{_source('tracefs.tsv')}; {_source('prototypes.tsv')}; kinds curated from Linux "
+            "man-pages 6.03, widths from Linux 6.18",
             signatures,
         ),
         "variants.tsv": _text("curated from Linux man-pages 6.03, section 2", _variants(signatures, values)),

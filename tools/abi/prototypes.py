@@ -1,7 +1,7 @@
 """The argument lists of every syscall on every architecture, with their kinds.
 
-In: numbers, tracefs formats and header prototypes (``sources``), ``curated/entries.txt`` and ``kinds.txt``.
-Out: rows of ``signatures.tsv``. Refuses a call without a prototype and a scalar without a kind.
+In: numbers, tracefs formats and header prototypes (``sources``), ``curated/entries.txt``, ``kinds.txt`` and
+``widths.tsv``. Out: rows of ``signatures.tsv``. Refuses a call without a prototype, a scalar without a kind.
 """
 
 from __future__ import annotations
@@ -170,11 +170,37 @@ def _width(name: str, ctype: str) -> str:
     raise ValueError(f"{name}: type {ctype!r} has no known width")
 
 
+class _Widths:
+    """The curated widths: always, or where a condition on another argument holds."""
+
+    def __init__(self, path: Path) -> None:
+        self.always: dict[tuple[str, str], str] = {}
+        self.where: dict[tuple[str, str], tuple[str, str]] = {}
+        for calls, arguments, bits, condition, _ in read(path):
+            for key in ((call, argument) for call in calls.split(",") for argument in arguments.split(",")):
+                if condition == "-":
+                    self.always[key] = bits
+                else:
+                    self.where[key] = (bits, condition)
+        self.unread = {*self.always, *self.where}
+
+    def of(self, call: str, argument: str, ctype: str) -> tuple[str, str]:
+        """Return the width, and the condition under which it is the other one, if any."""
+        key = (call, argument)
+        self.unread.discard(key)
+        width = self.always.get(key) or _width(f"{call}.{argument}", ctype)
+        other, condition = self.where.get(key, ("", ""))
+        if other == width and self.always.get(key) == other:
+            raise ValueError(f"widths.tsv: {call}.{argument} is always {width} bits wide")
+        return width, condition if other and other != width else ""
+
+
 def build_signatures(
     tables: dict[str, dict[str, int]], sources: Path, curated: Path, constants: Constants
 ) -> list[list[str]]:
     """Return one row per call and group of architectures that share its arguments."""
     entries, kinds = _Entries(sources, curated / "entries.txt"), _Kinds(curated / "kinds.txt")
+    widths = _Widths(curated / "widths.tsv")
     rows: list[list[str]] = []
     for name in sorted(set().union(*tables.values())):
         groups: dict[tuple[str, ...], list[str]] = {}
@@ -187,8 +213,12 @@ def build_signatures(
             cells = []
             for (argument, ctype), kind in zip(prototype, found, strict=True):
                 condition = used_if_cell(kind.used_if, names, sets, constants) if kind.used_if else ""
-                width = _width(f"{name}.{argument}", ctype)
-                cells.append(f"{argument};{ctype};{width};{kind.kind};{kind.constants};{condition}")
+                width, where = widths.of(name, argument, ctype)
+                other = used_if_cell(where, names, sets, constants) if where else ""
+                cells.append(
+                    f"{argument};{ctype};{width};{kind.kind};{kind.constants};{condition}"
+                    + (f";{other}" if other else "")
+                )
             groups.setdefault(tuple(cells), []).append(arch)
         if len(groups) == 1:
             rows.append([name, "*", *next(iter(groups))])
@@ -198,4 +228,6 @@ def build_signatures(
         raise ValueError(f"no kind for {', '.join(kinds.missing)}: add them to curated/kinds.txt")
     if kinds.unread:
         raise ValueError(f"curated/kinds.txt names what no call has: {sorted(kinds.unread)}")
+    if widths.unread:
+        raise ValueError(f"curated/widths.tsv names what no call has: {sorted(widths.unread)}")
     return rows

@@ -23,6 +23,7 @@ from autoprofile.abi import (
     signature,
     syscall_nr,
     syscall_table,
+    width_in_rule,
 )
 from tests.unit.abi.test_syscalls import ENTRY_NAMES, TRACEFS
 
@@ -149,13 +150,51 @@ def test_shapes_that_differ_by_architecture(arch: str, call: str, expected: list
 
 def test_widths_follow_the_kernel_types() -> None:
     """Int arguments are 32 bits wide, longs 64 on 64-bit ABIs; all are 32 on i386 and arm; x32 compat calls too."""
-    assert [s.width for s in signature("x86_64", "mmap").args] == [64] * 6
+    assert [s.width for s in signature("x86_64", "mremap").args] == [64] * 5
     assert [s.width for s in signature("x86_64", "socket").args] == [32] * 3
     assert [s.width for s in signature("x86_64", "ioctl").args] == [32, 32, 64]
     assert [s.width for s in signature("x32", "ioctl").args] == [32, 32, 32]
-    assert [s.width for s in signature("x32", "mmap").args] == [64] * 6
+    assert [s.width for s in signature("x32", "mremap").args] == [64] * 5
     assert [s.width for s in signature("i386", "mmap2").args] == [32] * 6
-    assert signature("x86_64", "clone").args[0].width == 64
+    assert signature("x86_64", "clone").args[1].width == 64
+
+
+@pytest.mark.parametrize(
+    ("call", "values", "index", "width"),
+    [
+        ("clone", (), 0, 32),  # lower_32_bits(clone_flags)
+        ("mmap", (), 2, 32),
+        ("mmap", (), 3, 32),
+        ("mprotect", (), 2, 64),  # refuses unknown bits, the upper ones too
+        ("unshare", (), 0, 64),
+        ("fcntl", (0, 4), 2, 32),  # F_SETFL: int argi = (int)arg
+        ("fcntl", (0, 10), 2, 32),  # F_SETSIG
+        ("fcntl", (0, 6), 2, 64),  # F_SETLK: a pointer
+        ("prctl", (4,), 1, 64),  # PR_SET_DUMPABLE compares the whole register
+        ("prctl", (35,), 1, 32),  # PR_SET_MM: int opt
+        ("keyctl", (0, 0), 1, 32),
+        ("keyctl", (1, 0), 1, 64),  # KEYCTL_JOIN_SESSION_KEYRING: a pointer
+        ("semctl", (0, 0, 16), 3, 32),  # SETVAL
+        ("semctl", (0, 0, 13), 3, 64),  # GETALL
+    ],
+)
+def test_widths_follow_what_the_kernel_does_with_the_value(
+    call: str, values: tuple[int, ...], index: int, width: int
+) -> None:
+    """An unsigned long that the kernel narrows counts as 32 bits, by command where that decides."""
+    assert call_signature("x86_64", call, values).args[index].width == width
+    for arch in ("i386", "arm"):
+        assert signature(arch, call) is None or {s.width for s in signature(arch, call).args} == {32}
+
+
+def test_a_rule_over_calls_of_both_widths_errs_to_refusing() -> None:
+    """Where no width is right for all calls of a rule, one that refuses compares 32 bits, one that allows 64."""
+    arg = signature("x86_64", "fcntl").args[2]
+    for deciding in (None, {4, 6}):
+        assert width_in_rule(arg, deciding, is_refusing=True) == 32
+        assert width_in_rule(arg, deciding, is_refusing=False) == 64
+    assert width_in_rule(arg, {4, 2}, is_refusing=False) == 32
+    assert width_in_rule(arg, {6}, is_refusing=True) == 64
 
 
 @given(value=st.integers(0, 2**64 - 1))
@@ -203,12 +242,10 @@ def test_garbage_above_a_32_bit_deciding_argument_decides_nothing() -> None:
 
 
 def test_call_signature_refines_only_what_it_may() -> None:
-    """A call with its values keeps names, widths and number of arguments; unknown values refine nothing."""
+    """A call with its values keeps names and number of arguments; unknown values refine nothing."""
     for call, values in [("fcntl", (3, 1, 0)), ("prctl", (15, 99)), ("socket", (16, 3, 9)), ("read", (3,))]:
         plain, refined = signature("x86_64", call), call_signature("x86_64", call, values)
-        assert [(s.name, s.width, s.index) for s in plain.args] == [
-            (s.name, s.width, s.index) for s in refined.args
-        ]
+        assert [(s.name, s.index) for s in plain.args] == [(s.name, s.index) for s in refined.args]
     assert call_signature("x86_64", "fcntl", ()) == signature("x86_64", "fcntl")
     assert call_signature("x86_64", "fcntl", (None, None, 1)) == signature("x86_64", "fcntl")
     assert call_signature("x86_64", "fcntl", (None, 2, None)).args[2].constants == "fcntl_setfd"

@@ -29,7 +29,7 @@ def machine(n: int) -> Trace:
         observed("socket", 2, 1, 0, count=1, ok=0, failed=1, last_return="EPERM" if n % 2 else "ENOSYS"),
         observed("mmap", 0, 0, 1, n % 3),
         observed("ioctl", 0, 0x1000 + n, run=1, count=BIG // 100),
-        observed("clone", BIG - n % 2, run=1, program=ProgramId("/bin/sh")),
+        observed("unshare", BIG - n % 2, run=1, program=ProgramId("/bin/sh")),
         runs=2,
         lost={"map_full": 1} if n == 3 else None,
         kernel="6.18.0" if n else "6.1.0",

@@ -393,3 +393,43 @@ def test_the_example_of_the_documentation_is_what_the_tool_writes() -> None:
     text = (Path(__file__).parents[3] / "docs" / "profile-format.md").read_text()
     example = text.split("```yaml\n")[1].split("```")[0]
     assert Profile.loads(example).dumps() == example
+
+
+def test_masks_written_when_an_argument_counted_as_64_bits_still_load() -> None:
+    """A profile of before, whose mask has the upper half of an argument the kernel reads 32 bits of, is read."""
+    text = """autoprofile: 1
+arch: [x86_64]
+default: kill
+syscalls:
+  mmap:
+  - {prot: {masked_eq: [0xfffffffffffffffa, 1]}, flags: any}
+  clone:
+  - {clone_flags: {mask: [CLONE_VM, CLONE_FS]}}
+"""
+    profile = Profile.loads(text)
+    (rule,) = profile.rules_for("x86_64", "mmap")
+    assert rule.comparators == (Arg(2, "masked_eq", 1, mask=0xFFFFFFFA, width=32),)
+    assert Profile.loads(profile.dumps()) == profile
+
+
+def test_the_width_of_an_argument_follows_the_command_of_its_rule() -> None:
+    """What fcntl's argument is follows from its command, in files, in rules made by hand, and back."""
+    text = """autoprofile: 1
+arch: [x86_64]
+default: kill
+syscalls:
+  fcntl:
+  - {arg: O_NONBLOCK, cmd: F_SETFL}
+  - {cmd: F_SETLK, arg: 0x7fff00001234}
+  - {cmd: [F_SETFL, F_SETLK], arg: 7}
+"""
+    profile = Profile.loads(text)
+    widths = {
+        rule.comparators[0].values: rule.comparators[1].width for rule in profile.rules_for("x86_64", "fcntl")
+    }
+    assert widths == {(4,): 32, (6,): 64, (4, 6): 64}
+    assert Profile.loads(profile.dumps()) == profile
+    assert "width" not in profile.dumps()
+    by_hand = SeccompRule("fcntl", Action.errno("EPERM"), (Arg(1, "eq", 10), Arg(2, "eq", 9)))
+    (bound,) = Profile(mode="denylist", default=Action.ALLOW, rules=(by_hand,)).rules
+    assert [one.width for one in bound.comparators] == [32, 32]
