@@ -19,6 +19,7 @@ from autoprofile.observations.recorder import (
     Counter,
     Recorder,
     Tally,
+    add_untyped,
     call_code,
 )
 from autoprofile.observations.trace import Trace
@@ -33,6 +34,7 @@ __all__ = [
     "Counter",
     "Cell",
     "Tally",
+    "add_untyped",
     "call_code",
     "COUNT",
     "FIRST",

@@ -93,8 +93,8 @@ class LossLedger:
     A trace whose ledger is not empty is never complete. Reasons in use:
 
     ``map_full``: counters had no room; ``ring_lost``: events were overwritten before they were read;
-    ``missed_fork``: a process ran unwatched; ``unresolved_nr``: a number could not be read;
-    ``unknown_arch``: calls of an arch without signatures (their arguments are not kept);
+    ``missed_fork``: a process ran unwatched; ``unresolved_nr``: calls by a number without a name, and
+    ``unknown_arch``: of an arch without one (the arguments of both are not kept);
     ``tracee_lost``: a thread vanished from under the tracer; ``interrupted``: the user stopped the run early;
     ``log_incomplete``: lines of a log that could not be understood; ``own_filter``: a seccomp filter of the
     program's own hides from ``notify`` what it refuses.

@@ -17,7 +17,7 @@ and once per call::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -39,6 +39,7 @@ __all__ = [
     "Counter",
     "Recorder",
     "Tally",
+    "add_untyped",
     "call_code",
     "return_name",
 ]
@@ -89,6 +90,19 @@ def call_code(arch: str, nr: int) -> int:
     known = ARCHES.get(arch)
     token = known.audit_arch if known is not None else int(arch, 16)
     return token << 32 | (nr & _U32)
+
+
+def add_untyped(ledger: LossLedger, observations: Iterable[Observation]) -> None:
+    """Put calls into a ledger whose arguments were not kept, because no signature says what they are.
+
+    Those of an arch without a name (``unknown_arch``), and those by a number without one on its arch
+    (``unresolved_nr``): a call newer than our tables, or one that no kernel has.
+    """
+    for seen in observations:
+        if seen.arch.startswith("0x"):
+            ledger.add("unknown_arch", seen.count, f"audit arch {seen.arch}, nr {seen.nr}")
+        elif syscall_name(seen.arch, seen.nr) is None:
+            ledger.add("unresolved_nr", seen.count, f"{seen.arch} nr {seen.nr}, by {seen.program.path}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +214,7 @@ class Recorder:
             self._observation(program, key, cell) for (program, key), cell in self._totals.items()
         ]
         ledger = self.ledger.copy()
-        for seen in observations:
-            if seen.arch.startswith("0x"):
-                # Arguments of an unknown arch cannot be typed, so none is kept: that is a loss.
-                ledger.add("unknown_arch", seen.count, f"audit arch {seen.arch}, nr {seen.nr}")
+        add_untyped(ledger, observations)
         return Trace(meta, observations, ledger, self._processes)
 
     def _new_counter(self, program: int, cells: dict[_Key, Cell]) -> Counter:

@@ -100,7 +100,8 @@ def test_ptrace_and_strace_see_the_same(tracee, tmp_path, program):
             os.dup2(old, fd)
             os.close(old)
         os.close(null)
-    assert ours.trace.ledger.total == theirs.ledger.total == 0, theirs.ledger.to_dict()
+    assert ours.trace.ledger.entries == theirs.ledger.entries, theirs.ledger.to_dict()
+    assert theirs.ledger.entries.keys() <= {"unresolved_nr"}  # some make a call that does not exist
     assert seen(ours.trace, tmp_path) == seen(theirs, tmp_path)
     assert ours.trace.process_count == theirs.process_count
     assert (

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from autoprofile.kernel import ptrace
-from autoprofile.observations import LossLedger, Trace, TraceMeta
+from autoprofile.observations import LossLedger, Trace, TraceMeta, add_untyped
 from autoprofile.trace.ebpf.counts import observations_from_counts, tally_from_counts
 from autoprofile.trace.ebpf.probes import Probes
 from autoprofile.trace.ebpf.records import CONFIG_CHILD
@@ -123,6 +123,7 @@ class EbpfSource:
                 libraries=probes.files.libraries,
             )
             observations = observations_from_counts(probes.counts(), probes.files, start_ns)
+            add_untyped(ledger, observations)
             return Trace(meta, observations, ledger, probes.processes)
 
         try:

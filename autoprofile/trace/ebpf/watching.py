@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from autoprofile import kernel
 from autoprofile.errors import AutoprofileError
-from autoprofile.observations import LossLedger, Trace, TraceMeta
+from autoprofile.observations import LossLedger, Trace, TraceMeta, add_untyped
 from autoprofile.trace.ebpf.counts import observations_from_counts, tally_from_counts
 from autoprofile.trace.ebpf.probes import Probes
 from autoprofile.trace.ebpf.records import CONFIG_CGROUP, CONFIG_CGROUP_EXEC, CONFIG_MOUNT_SPACE
@@ -177,6 +177,7 @@ class Watch:
             libraries=probes.files.libraries,
         )
         observations = observations_from_counts(counts, probes.files, self._start_ns, returns=self._returns)
+        add_untyped(ledger, observations)
         return Trace(meta, observations, ledger, probes.processes)
 
     def _seed(self) -> None:

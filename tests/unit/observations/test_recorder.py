@@ -155,7 +155,7 @@ def test_the_last_return_is_that_of_the_last_call_in_time() -> None:
 
 
 def test_unknown_numbers_and_arches_are_kept() -> None:
-    """A call without a name stays a number; one of an unknown arch is kept, and is a loss."""
+    """A call without a name stays a number, one of an unknown arch is kept; both are losses, for no arguments are."""
     recorder = Recorder()
     program = recorder.program("/bin/x")
     recorder.counter(program, 1)(X86 | 1000, (1, 2, 3, 4, 5, 6), 0)
@@ -165,7 +165,9 @@ def test_unknown_numbers_and_arches_are_kept() -> None:
         ("0x12345678", 3, (None,) * 6),
         ("x86_64", 1000, (None,) * 6),
     ]
-    assert trace.ledger.entries == {"unknown_arch": 1}
+    assert trace.ledger.entries == {"unknown_arch": 1, "unresolved_nr": 1}
+    assert trace.ledger.details["unresolved_nr"] == ["x86_64 nr 1000, by /bin/x"]
+    assert not trace.is_complete
 
 
 def test_minus_one_is_a_number_like_any_other() -> None:
