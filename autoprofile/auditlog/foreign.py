@@ -28,6 +28,9 @@ _STAMP: Final = re.compile(r"audit\((\d+)\.(\d{1,9}):\d+\)")
 _FIELD: Final = re.compile(r"\b(pid|comm|exe|sig|arch|syscall|ip|code)=(\"[^\"]*\"|\S+)")
 _SUPPRESSED: Final = re.compile(r"(?:kauditd_printk_skb: (\d+) callbacks suppressed|audit: audit_lost=(\d+))")
 
+_STAMP_DIGITS: Final = 12
+_YEAR_10000: Final = 253_402_300_800  # seconds since the epoch, where times no longer sort as text
+
 _NO_ARGS: Final = (None,) * 6
 _SESSION: Final = "0" * 16
 
@@ -105,6 +108,8 @@ def _kernel_record(fields: Mapping[str, str], line: str) -> AuditRecord:
     arch = abi.arch_from_audit(token, nr)
     event, action = _CODES.get(code, ("deny", f"{code:#x}"))
     stamp = _STAMP.search(line)
+    if stamp and (len(stamp[1]) > _STAMP_DIGITS or int(stamp[1]) >= _YEAR_10000):
+        raise KeyError("audit")  # no clock says so: the line is damaged
     when = _time_text(int(stamp[1]), stamp[2]) if stamp else ""
     program, comm = _name(fields["exe"]), _name(fields["comm"])
     pid = int(fields["pid"])
@@ -174,6 +179,8 @@ def _watch_record(item: Mapping[str, Any]) -> AuditRecord:
     args = tuple(None if value is None else int(value) for value in item["args"])
     if len(args) != 6:
         raise ValueError(f"{len(args)} arguments instead of six")
+    if not 0 <= nr < 1 << 32 or not all(value is None or 0 <= value < 1 << 64 for value in args):
+        raise ValueError("a number that no register holds")
     is_refused = {"refused": True, "unlisted": False}[item["kind"]]
     event, action = ("deny", str(item["returned"] or "refused")) if is_refused else ("log", "allow")
     return AuditRecord(

@@ -169,6 +169,8 @@ def _record(entry: dict[str, Any], where: str) -> AuditRecord:
         raise _fail(where, "args and ip must be hexadecimal text") from None
     if len(args) != 6 or not all(value is None or 0 <= value < 1 << 64 for value in (*args, ip)):
         raise _fail(where, "args must be six unsigned 64-bit values")
+    if not 0 <= entry["nr"] < 1 << 32:
+        raise _fail(where, f"no syscall has the number {entry['nr']}")
     if entry.get("by", "profile") not in DECIDERS:
         raise _fail(where, f"unknown decider {entry['by']!r}; known are {', '.join(DECIDERS)}")
     rest = {

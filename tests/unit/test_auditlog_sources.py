@@ -339,6 +339,28 @@ def test_what_was_let_pass_unseen_is_undecided_and_never_called_allowed(tmp_path
     assert "1 undecided" in drift_summary(report)
 
 
+@pytest.mark.parametrize("stamp", ["99999999999999999999", "9999999999999999", "253402300800", "9" * 5000])
+def test_a_time_that_no_clock_shows_is_a_broken_line(tmp_path, stamp):
+    """A damaged stamp costs its own record, which is counted, and no other."""
+    path = tmp_path / "audit.log"
+    path.write_text(AUDIT_LOG.replace("audit(1700000000.123", f"audit({stamp}.123"))
+    log = read_audit(path)
+    assert [r.syscall for r in log] == ["ptrace", "ptrace", None]
+    assert log.losses == {"broken_line": 2}
+
+
+@pytest.mark.parametrize("arch", ["deadbeef", "80000016", "c0000015"], ids=["invalid", "s390x", "ppc64le"])
+def test_records_of_other_arches_are_compared_with_the_rest(tmp_path, arch):
+    """A record of an arch outside the tables is a high alarm of its own and ends nothing."""
+    path = tmp_path / "audit.log"
+    path.write_text(AUDIT_LOG.replace("arch=40000003", f"arch={arch}"))
+    profile = Profile.loads("autoprofile: 1\narch: [x86_64]\ndefault: kill\nsyscalls: {read: any}\n")
+    report = compare(profile, audits=[read_audit(path)])
+    found = {r.arch: (r.syscall, r.severity, r.edit) for r in report.denials if r.arch != "x86_64"}
+    assert found == {f"0x{arch}": ("26", "high", "")}
+    assert len(report.denials) == 3
+
+
 # ------------------------------------------------------------------------------------------------------ a watch
 
 
@@ -387,7 +409,27 @@ def test_the_output_of_a_watch_is_read(tmp_path):
     }
 
 
-@pytest.mark.parametrize("change", [{"args": [1]}, {"kind": "other"}, {"nr": "x"}, {"count": None}])
+def test_a_watch_of_an_arch_outside_the_tables_is_compared(tmp_path):
+    """An arch that this release does not know is a high alarm, not an error."""
+    path = tmp_path / "watch.json"
+    path.write_text(json.dumps(watch_document(arch="s390x")))
+    profile = Profile.loads("autoprofile: 1\narch: [x86_64]\ndefault: kill\nsyscalls: {read: any}\n")
+    report = compare(profile, audits=[read_audit(path)])
+    assert [(r.arch, r.severity) for r in report.denials] == [("s390x", "high"), ("x86_64", "low")]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"args": [1]},
+        {"kind": "other"},
+        {"nr": "x"},
+        {"nr": -1},
+        {"count": None},
+        {"args": [-1, 0, 0, 0, 0, 0]},
+        {"args": [1 << 64, 0, 0, 0, 0, 0]},
+    ],
+)
 def test_other_documents_are_refused(tmp_path, change):
     """A document that only looks like a watch's is one error that names the file."""
     path = tmp_path / "watch.json"
