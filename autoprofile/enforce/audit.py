@@ -240,7 +240,7 @@ class AuditWriter:
             and self._is_at_name(status)
         ):
             try:
-                gone = rotate(self.path, self._keep, status.st_ino)
+                gone, told = rotate(self.path, self._keep, status.st_ino)
             except OSError as error:
                 self._tell(
                     "rotate", f"cannot rotate the audit log {self.path}: {error.strerror}; it goes on growing"
@@ -249,6 +249,9 @@ class AuditWriter:
                 return
             if gone:
                 self.lose("rotated_out", gone)
+            for reason, count in told.items():
+                # Told before, by some run, in the file that is gone: said again, and no loss of this run.
+                self._unreported[reason] = self._unreported.get(reason, 0) + count
         elif self._is_at_name(status):
             return
         try:

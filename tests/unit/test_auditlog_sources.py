@@ -78,6 +78,23 @@ def test_what_falls_off_a_rotated_log_is_counted(tmp_path):
     assert 503 <= len(log) + log.losses["rotated_out"] <= 503 + 20
 
 
+def test_what_was_said_to_be_lost_does_not_fall_off(tmp_path):
+    """However often runs rotate a shared log, the losses they told of are all in what is left of it."""
+    path = tmp_path / "a.jsonl"
+    told = 0
+    for run in range(3):
+        writer = AuditWriter(path, max_size=MIN_SIZE, keep=1)
+        if run == 0:
+            writer.lose("disk_full", 5)
+        fill(writer, 701)
+        writer.close(denials=701, distinct=701)
+        told += writer.lost
+    log = read_audit(path)
+    assert log.losses["disk_full"] == 5
+    # A rotated_out record that fell off is no further loss: it is carried on with its count.
+    assert log.losses["rotated_out"] == told - 5 > 701
+
+
 def test_a_log_that_was_moved_away_is_begun_anew(tmp_path):
     """After logrotate (or a user) moves the log, records go to a new file of the old name, none is lost."""
     path = tmp_path / "a.jsonl"
