@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from autoprofile.enforce import enforce
 from autoprofile.errors import LaunchError
 from autoprofile.filter import FilterTooLarge, compile_asking, compile_stack
-from autoprofile.filter.newer import answer_beyond, with_fallbacks
+from autoprofile.filter.newer import action_for, answer_beyond, with_fallbacks
 from autoprofile.kernel import kernel_release
 from autoprofile.profile import Action, Profile
 from autoprofile.trace.source import Command
@@ -50,6 +50,8 @@ class Enforcement:
             profile's own answer unless given.
         supervision: who decides and what is recorded. widens: with complain nothing is refused, and a judge
             may let calls pass.
+        is_older: numbers newer than the profile are refused with ENOSYS, as from the kernel it knows, rather
+            than with what a violation gets.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Enforcement:
         where: str,
         on_violation: str | None,
         supervision: Supervision,
+        is_older: bool = True,
     ) -> None:
         self._where = where
         self._supervision = supervision
@@ -66,6 +69,10 @@ class Enforcement:
         # What is open to a decision is the profile's to say, and --on-violation log makes a denylist of any.
         self._are_rules_open = profile.mode == "denylist" or profile.default == Action.ALLOW
         self._profile = profile if on_violation is None else _answering(profile, _ANSWERS[on_violation])
+        self._is_older = is_older
+        # By a supervisor, where nobody decides otherwise: what it asks about it refuses.
+        refuses_newer = is_older and not self._profile.default.is_permitting
+        self._newer = Action.errno("ENOSYS") if refuses_newer else None
         self._judge = supervision.judge_for(self._profile)
         self._metrics: Metrics | None = None
         #: Processes that a supervisor has killed so far.
@@ -133,7 +140,8 @@ class Enforcement:
                 rules=self._supervision.asks and self._are_rules_open,
             )
             self._say_what_stays_refused(profile, output)
-        beyond, has_bitmap = answer_beyond(profile), kernel_release() >= (5, 11)
+        beyond = answer_beyond(profile) if self._is_older else None
+        has_bitmap = kernel_release() >= (5, 11)
         try:
             stack = compile_stack(profile, beyond=beyond, bitmap=has_bitmap)
         except FilterTooLarge:
@@ -225,7 +233,7 @@ class Enforcement:
         return decision.rule is None and self._supervision.asks
 
     def _answer(self, arch: str, nr: int, args: Sequence[int]) -> Action:
-        action = self._profile.decide_call(arch, nr, args).action
+        action = action_for(self._profile, arch, nr, args, self._newer)
         # "notify" asks this supervisor, and where nobody decides otherwise its answer is to refuse.
         return Action.errno("EPERM") if action.kind in {"notify", "trace", "trap"} else action
 

@@ -19,6 +19,7 @@ __all__ = [
     "COMMAND",
     "ExistingFile",
     "Verb",
+    "beyond_option",
     "command_argument",
     "common_options",
     "force_option",
@@ -212,6 +213,14 @@ command_argument = click.argument("command", nargs=-1, type=COMMAND, metavar="[-
 profile_argument = click.argument("profile", type=ExistingFile(), metavar="PROFILE")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 force_option = click.option("--force", is_flag=True, help="Replace the output file when it exists.")
+beyond_option = click.option(
+    "--beyond",
+    type=click.Choice(["ENOSYS", "default"]),
+    default="ENOSYS",
+    show_default=True,
+    help="What numbers newer than the profile get where its default refuses: ENOSYS, as from the kernel it"
+    " was learned on, so that libc falls back; or that default.",
+)
 
 
 def _choose_loader(_ctx: click.Context, _param: click.Parameter, value: str) -> None:

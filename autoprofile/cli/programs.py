@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from autoprofile.cli.options import beyond_option
 from autoprofile.errors import AutoprofileError
 
 if TYPE_CHECKING:
@@ -54,16 +55,6 @@ as_option = click.option(
     help="Readable, the bytes the kernel takes (struct sock_filter[]), or a C array. Unless given, the name"
     " of -o decides (.bpf .bin .raw; .c .h; .asm .s .txt), else asm.",
 )
-
-beyond_option = click.option(
-    "--beyond",
-    type=click.Choice(["ENOSYS", "default"]),
-    default="ENOSYS",
-    show_default=True,
-    help="What numbers newer than the profile get where its default refuses: ENOSYS, as from the kernel it"
-    " was learned on, so that libc falls back; or that default.",
-)
-
 
 fallback_option = click.option(
     "--fallback",

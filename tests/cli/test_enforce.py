@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import struct
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.cli.tool import WITHOUT_PRIVILEGES, autoprofile, hand_written, one_error
+from autoprofile.abi.syscalls import syscall_table
+from tests.cli.tool import HAND_WRITTEN, WITHOUT_PRIVILEGES, autoprofile, hand_written, one_error
 from tests.kernel.conftest import tracee
 
 pytestmark = pytest.mark.kernel
@@ -165,6 +168,38 @@ def test_trap_is_audited_where_close_is_not_allowed(tracee, tmp_path: Path) -> N
         done = autoprofile(*words, strays, cwd=tmp_path)
         assert done.returncode == status, done.stderr
         assert done.stdout.startswith("netlink 0 0\nunix 0 0\n" if status == 0 else "")
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "says"),
+    [
+        ([], 0, "ENOSYS\n"),
+        (["--audit", "a.jsonl"], 0, "ENOSYS\n"),
+        (["--on-violation", "notify"], 0, "ENOSYS\n"),
+        (["--beyond", "default"], 159, ""),
+        (["--beyond", "default", "--audit", "a.jsonl"], 159, ""),
+        (["--beyond", "default", "--on-violation", "notify"], 0, "EPERM\n"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_numbers_newer_than_the_profile(
+    options: list[str], status: int, says: str, tracee, tmp_path: Path
+) -> None:
+    """They fail as on the kernel the profile knows, with and without a supervisor; --beyond default refuses them."""
+    known = "".join(f"  {name}: any\n" for name, nr in sorted(syscall_table("x86_64").items()) if nr < 334)
+    learned = "learned: {runs: 1, processes: 1, events: 1, lost: 0, kernel: '4.17'}\n"
+    text = HAND_WRITTEN.partition("syscalls:")[0] + learned + "syscalls:\n" + known
+    hand_written(tmp_path, text)
+    program = tracee("filter_calls", "-static")
+    membarrier, io_uring_enter = 324, 426  # the latter of Linux 5.1
+    made = (membarrier, io_uring_enter)
+    (tmp_path / "calls").write_bytes(b"".join(struct.pack("<8Q", 0, nr, 2**64 - 1, *(0,) * 5) for nr in made))
+    (tmp_path / "results").write_bytes(bytes(16))
+    done = autoprofile("enforce", "p.yaml", *options, "--", program, "-", "calls", "results", cwd=tmp_path)
+    assert done.returncode == status, done.stderr
+    if status == 0:
+        _, newer = struct.unpack("<2q", (tmp_path / "results").read_bytes())
+        assert errno.errorcode[-newer] + "\n" == says
 
 
 def test_a_denylist_that_logs_keeps_its_refusals_apart(tmp_path: Path) -> None:

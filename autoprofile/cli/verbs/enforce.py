@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autoprofile.cli import exit as exits
-from autoprofile.cli.options import command_argument, output_of, profile_argument, verb
+from autoprofile.cli.options import beyond_option, command_argument, output_of, profile_argument, verb
 from autoprofile.cli.supervision import supervision_options
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ __all__ = ["command"]
     "--complain", is_flag=True, help="Refuse nothing while this runs; record what would have been refused."
 )
 @supervision_options
+@beyond_option
 @click.option("--allow-new-privs", is_flag=True, help="Let setuid programs gain their rights (root only).")
 @click.pass_context
 def command(
@@ -50,6 +51,7 @@ def command(
     trust_filters: bool,
     on_violation: str | None,
     complain: bool,
+    beyond: str,
     allow_new_privs: bool,
     **supervised: Any,
 ) -> int:
@@ -91,7 +93,13 @@ def command(
     supervision = Supervision(complain=complain, **supervised)
     rules = read_profile(profile)
     supervision.check(ctx, rules, on_violation)
-    plan = Enforcement(rules, where=str(profile), on_violation=on_violation, supervision=supervision)
+    plan = Enforcement(
+        rules,
+        where=str(profile),
+        on_violation=on_violation,
+        supervision=supervision,
+        is_older=beyond == "ENOSYS",
+    )
     if pid is not None:
         output.failure_status = exits.FAILED  # there is no command whose status it could be mistaken for
         return plan.attach(
