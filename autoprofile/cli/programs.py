@@ -6,6 +6,7 @@ is that of installation.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,10 @@ __all__ = [
     "fallback_option",
     "form_for",
     "json_of",
+    "older_filters",
     "read_program",
+    "refuse_target_with_json",
+    "remove_older",
     "write_programs",
 ]
 
@@ -78,6 +82,12 @@ def enforced(profile: Profile, beyond: str, fallback: str) -> tuple[Profile, Act
     return taken, answer_beyond(taken) if beyond == "ENOSYS" else None
 
 
+def refuse_target_with_json(ctx: click.Context, target: Path | None) -> None:
+    """Raise a usage error for ``--json -o FILE``: the document goes to stdout, no file would be written."""
+    if target is not None and target != _STDIO:
+        raise click.UsageError("--json writes its document to stdout, -o a filter: give one of them", ctx)
+
+
 def form_for(asked: str | None, target: Path | None) -> str:
     """Return the form to write: the one asked for, else what the name of the target says, else ``asm``."""
     if asked is not None:
@@ -102,12 +112,13 @@ def write_programs(
         form: one of `FORMS`.
         target: the file; of several raw programs ``NAME.1.EXT``, ``NAME.2.EXT`` and so on.
         output: where messages go.
-        force: whether existing files may be replaced.
+        force: whether existing files may be replaced, and older filters beside them removed.
         ctx: for usage errors.
         remarks: beside `programs`, what a listing says of each.
 
     Raises:
-        AutoprofileError: a file exists or cannot be written; then none of them is left.
+        AutoprofileError: a file exists, or an older filter beside it that its reader could be given in its
+            place (`older_filters`), or a file cannot be written; then none of them is left.
     """
     to_stdout = target is None or target == _STDIO
     if to_stdout and form == "raw":
@@ -131,8 +142,11 @@ def write_programs(
         return
     paths = [target]
     if len(contents) > 1:
-        paths = [target.with_suffix(f".{n}{target.suffix}") for n in range(1, len(contents) + 1)]
-    _write_all(paths, contents, force=force)
+        paths = [_numbered(target, n) for n in range(1, len(contents) + 1)]
+    older = [path for path in older_filters(target) if path not in paths] if form == "raw" else []
+    _write_all(paths, contents, older, force=force)
+    for path in older:
+        output.note(f"removed {path}, an older filter (--force)")
     if len(paths) > 1:
         for path, program in zip(paths, programs, strict=True):
             output.note(f"wrote {path}: {len(program)} instructions, {_FORM_TEXT[form]}")
@@ -158,13 +172,56 @@ def _listings(programs: Sequence[Program], remarks: Sequence[str]) -> list[str]:
     return [head + listing for head, listing in zip(heads, listings, strict=True)]
 
 
-def _write_all(paths: Sequence[Path], contents: Sequence[bytes], *, force: bool) -> None:
+def _numbered(target: Path, number: int | str) -> Path:
+    return target.with_suffix(f".{number}{target.suffix}")
+
+
+def older_filters(target: Path) -> list[Path]:
+    """Return the files that hold, or may be taken for, filters written under a name before.
+
+    These are the file itself, whatever it holds, and those of its numbered siblings that hold a raw filter.
+    Whoever reads one of them after another filter was written beside it would install the wrong one.
+    """
+    found = [target] if target.exists() or target.is_symlink() else []
+    start, end = f"{target.stem}.", target.suffix
+    with contextlib.suppress(OSError):  # a folder that cannot be listed: writing says why, or works
+        for path in sorted(target.parent.iterdir()):
+            number = path.name[len(start) : len(path.name) - len(end)]
+            if path.name == f"{start}{number}{end}" and number.isdecimal() and _holds_filter(path):
+                found.append(path)
+    return found
+
+
+def _holds_filter(path: Path) -> bool:
+    from autoprofile.filter import Program
+
+    try:
+        if not path.is_file():  # reading anything else might wait for ever
+            return False
+        Program.from_bytes(path.read_bytes(), None)
+    except (OSError, AutoprofileError):
+        return False
+    return True
+
+
+def _write_all(
+    paths: Sequence[Path], contents: Sequence[bytes], older: Sequence[Path], *, force: bool
+) -> None:
+    # All of `paths`, and none of `older` is left.
     from autoprofile.atomic import write_atomic
 
     if not force and (existing := next((p for p in paths if p.exists()), None)):
         raise AutoprofileError(
             "the file exists", where=str(existing), hint="say --force to overwrite it, or name another file"
         )
+    if older and not force:
+        raise AutoprofileError(
+            f"an older filter, beside which {paths[0].name} would be misleading",
+            where=str(older[0]),
+            hint="say --force to remove it, or name another file",
+        )
+    for path in older:
+        remove_older(path)
     written: list[Path] = []
     try:
         for path, content in zip(paths, contents, strict=True):
@@ -175,6 +232,20 @@ def _write_all(paths: Sequence[Path], contents: Sequence[bytes], *, force: bool)
             for path in written:
                 path.unlink(missing_ok=True)
         raise
+
+
+def remove_older(path: Path) -> None:
+    """Remove an older filter, which --force gave up; `AutoprofileError` where it stays and what it is."""
+    if path.is_symlink() or not path.is_file():
+        raise AutoprofileError(
+            "in the way, and no regular file", where=str(path), hint="remove it, or name another file"
+        )
+    try:
+        path.unlink()
+    except OSError as error:
+        raise AutoprofileError(
+            f"an older filter that cannot be removed: {error.strerror}", where=str(path)
+        ) from error
 
 
 def read_program(path: Path, *, any_byteorder: bool = False) -> Program:
@@ -197,8 +268,8 @@ def read_program(path: Path, *, any_byteorder: bool = False) -> Program:
     try:
         return Program.from_bytes(raw, None if any_byteorder else "little")
     except AutoprofileError as error:
-        hint = error.hint
-        if raw[:5].isascii() and raw[:5].decode().isprintable():
+        hint = error.hint if raw else "the file is empty"
+        if raw and raw[:5].isascii() and raw[:5].decode().isprintable():
             hint = "this is text; a raw filter comes from `compile --as raw` or `dump --as raw`"
         raise AutoprofileError(error.what, where=where, hint=hint) from error
 

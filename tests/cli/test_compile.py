@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -160,3 +161,67 @@ def test_calls_with_an_older_way_get_the_same_from_every_verb(tmp_path: Path) ->
     assert autoprofile("prove", "p.yaml", "--filter", "p.bpf", cwd=tmp_path).returncode == 3
     literal = autoprofile("prove", "p.yaml", "--filter", "p.bpf", "--fallback", "default", cwd=tmp_path)
     assert literal.returncode == 0, literal.stdout
+
+
+def test_no_older_filter_is_left_under_a_name_that_is_written(tmp_path: Path) -> None:
+    """Whether one filter became several or several one, what is read under the name afterwards is the new one."""
+    large_profile().save(tmp_path / "big.yaml")
+    hand_written(tmp_path)
+    for name in ("f.1.txt", "f.9.bpf", "f.x.bpf"):
+        (tmp_path / name).write_text("no filter")
+
+    def filters() -> list[str]:
+        return sorted(p.name for p in tmp_path.glob("f.*bpf") if p.read_bytes() != b"no filter")
+
+    assert autoprofile("compile", "p.yaml", "-o", "f.bpf", cwd=tmp_path).returncode == 0
+    small = (tmp_path / "f.bpf").read_bytes()
+    refused = autoprofile("compile", "big.yaml", "-o", "f.bpf", cwd=tmp_path)
+    assert (refused.returncode, filters()) == (1, ["f.bpf"])
+    assert one_error(refused.stderr).startswith("f.bpf: an older filter")
+    assert "--force" in refused.stderr
+    done = autoprofile("compile", "big.yaml", "-o", "f.bpf", "--force", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "removed f.bpf" in done.stderr
+    stack = filters()
+    assert len(stack) > 1
+    assert stack == [f"f.{n}.bpf" for n in range(1, len(stack) + 1)]
+    refused = autoprofile("compile", "p.yaml", "-o", "f.bpf", cwd=tmp_path)
+    assert (refused.returncode, filters()) == (1, stack)
+    assert autoprofile("compile", "p.yaml", "-o", "f.bpf", "--force", cwd=tmp_path).returncode == 0
+    assert filters() == ["f.bpf"]
+    assert (tmp_path / "f.bpf").read_bytes() == small
+    assert (tmp_path / "f.9.bpf").read_text() == "no filter"
+    (tmp_path / "f.bpf").unlink()
+    (tmp_path / "f.bpf").symlink_to("p.yaml")
+    refused = autoprofile("compile", "big.yaml", "-o", "f.bpf", "--force", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "no regular file" in one_error(refused.stderr)
+    assert (tmp_path / "p.yaml").exists()
+
+
+def test_json_and_a_file_for_the_filter_exclude_each_other(tmp_path: Path) -> None:
+    """--json -o F would write no file: it is a usage error, not ignored."""
+    hand_written(tmp_path)
+    for words in (("compile", "p.yaml"), ("dump", "--pid", os.getpid())):
+        done = autoprofile(*words, "--json", "-o", "f.bpf", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, ""), words
+        assert "--json" in one_error(done.stderr)
+    assert autoprofile("compile", "p.yaml", "--json", "-o", "-", cwd=tmp_path).returncode == 0
+
+
+def test_names_of_files_are_shown_without_their_control_characters(tmp_path: Path) -> None:
+    """A file whose name repaints the terminal, or ends the comment it is named in, is shown escaped."""
+    hand_written(tmp_path)
+    name = "a\x1b[31m\nb.bpf"
+    assert autoprofile("compile", "p.yaml", "-o", name, cwd=tmp_path).returncode == 0
+    shown = autoprofile("disassemble", name, name, cwd=tmp_path).stdout
+    assert shown.startswith("; a\\x1b[31m\\nb.bpf: ")
+    assert "\x1b" not in shown
+
+
+def test_an_empty_filter_is_said_to_be_empty(tmp_path: Path) -> None:
+    """Nothing is not called text."""
+    (tmp_path / "empty.bpf").write_bytes(b"")
+    done = autoprofile("disassemble", "empty.bpf", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "the file is empty" in done.stderr

@@ -54,10 +54,12 @@ def command(
       autoprofile compile web.yaml -o web.bpf && bwrap --seccomp 9 9<web.bpf …
     """  # noqa: D301 - \b is click's own mark
     from autoprofile.cli.inputs import read_profile
-    from autoprofile.cli.programs import form_for, json_of, write_programs
+    from autoprofile.cli.programs import form_for, json_of, refuse_target_with_json, write_programs
     from autoprofile.filter import compile_stack
 
     output = output_of(ctx)
+    if as_json:
+        refuse_target_with_json(ctx, target)
     form = form_for(form, target)
     given, newer = enforced(read_profile(profile), beyond, fallback)
     programs = compile_stack(given, beyond=newer, bitmap=kernel == "newer")

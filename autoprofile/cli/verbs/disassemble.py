@@ -30,6 +30,7 @@ def command(ctx: click.Context, files: tuple[Path, ...], as_json: bool) -> None:
       autoprofile dump --pid 4711 --as raw | autoprofile disassemble -
     """  # noqa: D301 - \b is click's own mark
     from autoprofile.cli.programs import json_of, read_program
+    from autoprofile.printable import printable
 
     output = output_of(ctx)
     programs = [read_program(path, any_byteorder=True) for path in files]
@@ -54,5 +55,6 @@ def command(ctx: click.Context, files: tuple[Path, ...], as_json: bool) -> None:
         return
     for number, (path, program) in enumerate(zip(files, programs, strict=True)):
         if len(files) > 1:
-            output.data(("\n" if number else "") + f"; {path}: {len(program)} instructions\n")
+            name = printable(str(path)).replace("\n", "\\n")
+            output.data(("\n" if number else "") + f"; {name}: {len(program)} instructions\n")
         output.data(program.disassemble())

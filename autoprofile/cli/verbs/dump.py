@@ -30,16 +30,19 @@ def command(
 
     Needs CAP_SYS_ADMIN and a kernel with CONFIG_CHECKPOINT_RESTORE. The process stops for less than a
     millisecond, as at SIGSTOP and SIGCONT, and runs on. Several raw filters go to numbered files
-    (F.1.bpf, F.2.bpf). With -o or --as raw, a process without a filter is an error.
+    (F.1.bpf, F.2.bpf); --force also removes older filters under these names. With -o or --as raw, a process
+    without a filter is an error.
 
     \b
       autoprofile dump --pid 4711
       autoprofile dump --pid 4711 -o web.bpf && autoprofile prove web.yaml --filter web.bpf
     """  # noqa: D301 - \b is click's own mark
-    from autoprofile.cli.programs import form_for, json_of, write_programs
+    from autoprofile.cli.programs import form_for, json_of, refuse_target_with_json, write_programs
     from autoprofile.enforce.dump import installed_filters, thread_state, unlike_threads
 
     output = output_of(ctx)
+    if as_json:
+        refuse_target_with_json(ctx, target)
     form = form_for(form, target)
     state = thread_state(pid)
     filters = installed_filters(pid)
@@ -81,13 +84,18 @@ def command(
 
 
 def _without_old(target: Path | None, force: bool) -> str | None:
-    # --force gave up what the file held; left in its place it would be taken for the dump of this process.
-    if target is None or not target.is_file():
+    # --force gave up what the files held; left there they would be taken for the dump of this process.
+    from autoprofile.cli.programs import older_filters, remove_older
+
+    older = [] if target is None else older_filters(target)
+    if not older:
         return None
-    if not force or target.is_symlink():
-        return f"{target} is an older file, not of this process"
+    names = ", ".join(map(str, older))
+    if not force:
+        return f"{names}: older, not of this process"
     try:
-        target.unlink()
-    except OSError as error:
-        return f"{target} is an older file, not of this process, and cannot be removed: {error.strerror}"
-    return f"{target}, an older file, was removed (--force)"
+        for path in older:
+            remove_older(path)
+    except AutoprofileError as error:
+        return f"{names}: older, not of this process; {error}"
+    return f"{names}: older, removed (--force)"
