@@ -13,7 +13,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from autoprofile import abi
-from autoprofile.auditlog.record import AuditLog, AuditRecord, AuditSession, call_id, decoded_args
+from autoprofile.auditlog.record import (
+    AuditLog,
+    AuditProgram,
+    AuditRecord,
+    AuditSession,
+    call_id,
+    decoded_args,
+)
 from autoprofile.errors import AutoprofileError
 
 if TYPE_CHECKING:
@@ -157,21 +164,43 @@ def watch_log(document: Mapping[str, Any], where: str) -> AuditLog:
     """Read the document that ``watch --json`` prints.
 
     Refused calls are `deny` records, calls that ran although the profile does not list them `log` records.
-    Counts are exact; times, processes and code locations are not in it.
+    Counts are exact; times, processes and code locations are not in it, and neither are build-ids where an
+    earlier release wrote it.
 
     Raises:
         AutoprofileError: it is not such a document.
     """
     try:
         records = tuple(_watch_record(item) for item in document["records"])
+        programs = tuple(_watch_program(item) for item in document.get("programs", ()))
+        kernel = document.get("kernel")
         losses = {str(reason): int(count) for reason, count in document["lost"]["entries"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise AutoprofileError(
             f"this JSON document is no output of `watch --json` ({type(error).__name__}: {error})",
             where=where,
         ) from error
-    session = AuditSession(_SESSION, (), None, "watch", "?", "?")
-    return AuditLog(records, (session,), MappingProxyType(dict(sorted(losses.items()))), where)
+    session = AuditSession(
+        _SESSION, (), None, "watch", "?", "?", kernel=kernel if isinstance(kernel, str) else None
+    )
+    return AuditLog(records, (session,), MappingProxyType(dict(sorted(losses.items()))), where, programs)
+
+
+def _watch_program(item: Mapping[str, Any]) -> AuditProgram:
+    binaries = {str(path): str(build) for path, build in item["binaries"].items()}
+    return AuditProgram(
+        _SESSION,
+        str(item["program"]),
+        _text(item["build_id"]),
+        _text(item["libc"]),
+        MappingProxyType(binaries),
+    )
+
+
+def _text(value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def _watch_record(item: Mapping[str, Any]) -> AuditRecord:
@@ -181,12 +210,13 @@ def _watch_record(item: Mapping[str, Any]) -> AuditRecord:
         raise ValueError(f"{len(args)} arguments instead of six")
     if not 0 <= nr < 1 << 32 or not all(value is None or 0 <= value < 1 << 64 for value in args):
         raise ValueError("a number that no register holds")
+    build_id = _text(item.get("build_id"))
     is_refused = {"refused": True, "unlisted": False}[item["kind"]]
     event, action = ("deny", str(item["returned"] or "refused")) if is_refused else ("log", "allow")
     return AuditRecord(
         event=event,
         session=_SESSION,
-        id=call_id((event, program, None, arch, nr, args, None, action)),
+        id=call_id((event, program, build_id, arch, nr, args, None, action)),
         time="",
         last="",
         arch=arch,
@@ -195,7 +225,7 @@ def _watch_record(item: Mapping[str, Any]) -> AuditRecord:
         args=args,
         decoded=MappingProxyType(decoded_args(arch, nr, args)),
         program=program,
-        build_id=None,
+        build_id=build_id,
         pid=0,
         tid=0,
         comm="?",

@@ -7,16 +7,16 @@ Nothing of the target is stopped or changed.
 from __future__ import annotations
 
 import signal
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from autoprofile.errors import MachineError
+from autoprofile.errors import AutoprofileError, MachineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from autoprofile.enforce.metrics import Sample
     from autoprofile.profile import Profile
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from autoprofile.trace.ebpf.watching import Watch
     from autoprofile.trace.targets import Target
 
-__all__ = ["Chosen", "Refusals", "chosen_target", "live", "refusal_text", "target_options"]
+__all__ = ["Chosen", "Parts", "Refusals", "chosen_target", "live", "refusal_text", "target_options"]
 
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
+_LOOKED_AT = 256  # processes whose maps are read in one look, a millisecond each
 _KINDS = ("pid", "cgroup", "container", "unit")
 
 
@@ -115,6 +116,56 @@ def live(target: Target, *, returns: bool) -> Iterator[Watch]:
             signal.signal(number, handler)
 
 
+class Parts:
+    """What the programs of a target are made of, looked up in /proc while they run.
+
+    Args:
+        target: whose programs.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._libc: dict[tuple[str, str | None], str] = {}
+        self._binaries: dict[tuple[str, str | None], dict[str, str]] = {}
+
+    def look(self) -> None:
+        """Note what the live processes of the target have mapped; it adds up over time.
+
+        Of several processes of one program nobody knows later which made a call: theirs is all that any had.
+        """
+        from autoprofile.trace.program_id import libc_of, loaded_objects, program_of
+        from autoprofile.trace.targets import processes_of
+
+        with suppress(AutoprofileError, OSError):  # it may have ended
+            for pid in sorted(processes_of(self._target))[:_LOOKED_AT]:
+                program = program_of(pid)
+                mapped, libc = loaded_objects(pid), libc_of(pid)
+                if program_of(pid) != program:
+                    continue  # it ended or ran another program meanwhile
+                key = (program.path, program.build_id)
+                self._binaries.setdefault(key, {}).update((o.path, o.build_id or "") for o in mapped)
+                if libc.kind != "unknown":
+                    self._libc[key] = str(libc)
+
+    def documents(self, libraries: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Return what is known, one entry per program.
+
+        Args:
+            libraries: what was mapped while the watch lasted, nobody knows by which program. Where there was
+                only one, it is that one's.
+        """
+        alone = len(self._binaries) == 1
+        return [
+            {
+                "program": path,
+                "build_id": build_id,
+                "libc": self._libc.get((path, build_id)),
+                "binaries": dict(sorted({**(libraries if alone else {}), **binaries}.items())),
+            }
+            for (path, build_id), binaries in sorted(self._binaries.items(), key=repr)
+        ]
+
+
 @dataclass
 class Refusals:
     """What an enforced workload was refused, and what it did that the profile does not allow.
@@ -165,14 +216,16 @@ class Refusals:
                 if kind == "unlisted" and not is_decided:
                     self.undecided += number
                     continue
-                key = (kind, watch.program_of(count), count.arch, count.nr, args)
+                program = watch.identity_of(count)
+                key = (kind, program.path, program.build_id, count.arch, count.nr, args)
                 totals[key] = totals.get(key, 0) + number
                 if key in self._known:
                     continue
                 name = display_name(count.arch, count.nr)
                 record = self._known[key] = {
                     "kind": kind,
-                    "program": key[1],
+                    "program": program.path,
+                    "build_id": program.build_id,
                     "arch": count.arch,
                     "nr": count.nr,
                     "syscall": name,
@@ -189,7 +242,10 @@ class Refusals:
     def records(self) -> list[dict[str, Any]]:
         """Return all records, the refused first, by program and call."""
         order = ("kind", "program", "arch", "nr")
-        return sorted(self._known.values(), key=lambda r: (*(r[name] for name in order), repr(r["args"])))
+        return sorted(
+            self._known.values(),
+            key=lambda r: (*(r[name] for name in order), repr((r["args"], r["build_id"]))),
+        )
 
     def sample(self, lost: int) -> Sample:
         """Return the counters as metrics."""

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from autoprofile.auditlog import read_audit
+from autoprofile.drift import compare
+from autoprofile.profile import Profile
 from tests.conftest import TESTS
 
 pytestmark = pytest.mark.ebpf
@@ -122,6 +125,13 @@ def by_call(report: dict[str, object], kind: str) -> Counter[str]:
     return found
 
 
+def causes(profile: Path, report: dict[str, object]) -> set[str]:
+    """Return what drift gives as the causes of the differences that a watch found."""
+    file = profile.with_name("watch.json")
+    file.write_text(json.dumps(report))
+    return {r.attribution for r in compare(Profile.load(profile), audits=[read_audit(file)])}
+
+
 @pytest.mark.parametrize(
     ("violation", "returned"), [("errno", {"EPERM", "ENOSYS"}), ("trap", {"SIGSYS"})], ids=["errno", "trap"]
 )
@@ -135,6 +145,7 @@ def test_all_of_23_refused_calls_are_reported(profile, enforce, violation, retur
     assert (report["refused"], report["unlisted"]) == (CALLS, 0)
     assert by_call(report, "refused") == ASKED
     assert len(report["records"]) == CALLS
+    assert causes(profile, report) == {"same"}
     assert all(record["count"] == 1 for record in report["records"])
     assert {record["returned"] for record in report["records"]} == returned
     assert not any(record["allowed_by_profile"] for record in report["records"])

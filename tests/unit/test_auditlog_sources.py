@@ -25,7 +25,7 @@ from autoprofile.drift import compare
 from autoprofile.enforce.audit import MIN_SIZE, AuditWriter
 from autoprofile.enforce.caller import ProgramParts
 from autoprofile.errors import AutoprofileError
-from autoprofile.profile import Profile
+from autoprofile.profile import Learned, Profile, Program
 from autoprofile.report.summary import drift_summary
 from autoprofile.trace.program_id import ProgramIdentity
 from tests.unit.test_auditlog import record
@@ -433,6 +433,41 @@ def test_a_watch_of_an_arch_outside_the_tables_is_compared(tmp_path):
     profile = Profile.loads("autoprofile: 1\narch: [x86_64]\ndefault: kill\nsyscalls: {read: any}\n")
     report = compare(profile, audits=[read_audit(path)])
     assert [(r.arch, r.severity) for r in report.denials] == [("s390x", "high"), ("x86_64", "low")]
+
+
+def test_what_a_watch_knows_of_programs_attributes_its_records(tmp_path):
+    """Kernel, build-ids, libc and mapped files of a watch say whether anything changed since learning."""
+    libc = "/lib/libc.so.6"
+    document = watch_document(build_id="aa", args=[16, 3, 0, None, None, None])
+    document["kernel"] = "6.18"
+    document["programs"] = [
+        {
+            "program": "/bin/x",
+            "build_id": "aa",
+            "libc": "glibc 2.36",
+            "binaries": {"/bin/x": "aa", libc: "11"},
+        }
+    ]
+    path = tmp_path / "watch.json"
+    profile = Profile(
+        program=Program("/bin/x", "aa"),
+        learned=Learned(1, 1, 1, kernel="6.18", libc="glibc 2.36", binaries={"/bin/x": "aa", libc: "11"}),
+    )
+
+    def cause() -> str:
+        path.write_text(json.dumps(document))
+        return next(
+            r for r in compare(profile, audits=[read_audit(path)]) if r.syscall == "socket"
+        ).attribution
+
+    assert cause() == "same"
+    document["programs"][0]["binaries"]["/tmp/pre.so"] = "66"
+    assert cause() == "changed"
+    document["programs"] = []
+    assert cause() == "unknown"
+    document["programs"] = [{"program": "/bin/x", "build_id": 1, "libc": None, "binaries": {}}]
+    with pytest.raises(AutoprofileError, match="watch --json"):
+        cause()
 
 
 @pytest.mark.parametrize(

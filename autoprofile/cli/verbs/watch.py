@@ -50,7 +50,7 @@ def command(
     """  # noqa: D301 - \b is click's own mark
     from autoprofile.cli.inputs import read_profile
     from autoprofile.cli.supervision import new_metrics
-    from autoprofile.cli.watching import Refusals, live, refusal_text
+    from autoprofile.cli.watching import Parts, Refusals, live, refusal_text
     from autoprofile.report.facts import counted
 
     output = output_of(ctx)
@@ -59,14 +59,19 @@ def command(
         raise click.UsageError("name what to watch: --pid, --cgroup, --container or --unit", ctx)
     refusals = Refusals(read_profile(profile))
     target = chosen.find()
+    parts = Parts(target)
     with live(target, returns=True) as watch, new_metrics(metrics, output) as published:
+        parts.look()
         sample = refusals.sample(0)
         if published is not None:
             published.add(lambda: sample)
 
         def report() -> None:
             nonlocal sample
-            for record in refusals.update(watch, watch.counts()):
+            new = refusals.update(watch, watch.counts())
+            if new and as_json:
+                parts.look()
+            for record in new:
                 if not as_json:
                     output.text(refusal_text(record))
                     sys.stdout.flush()
@@ -82,7 +87,9 @@ def command(
     if as_json:
         content = {
             "calls": refusals.calls,
+            "kernel": trace.meta.kernel,
             "lost": trace.ledger.to_dict(),
+            "programs": parts.documents(trace.meta.libraries),
             "records": refusals.records(),
             "refused": refused,
             "undecided": refusals.undecided,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from autoprofile.observations import ProgramId
     from autoprofile.trace.ebpf.counts import Count
     from autoprofile.trace.targets import Target
 
@@ -153,7 +154,11 @@ class Watch:
 
     def program_of(self, count: Count) -> str:
         """Return the path of the program that made a counted call."""
-        return self._attached().files.program(count.file).path
+        return self.identity_of(count).path
+
+    def identity_of(self, count: Count) -> ProgramId:
+        """Return the program that made a counted call; its path is ``?`` when nothing told of it."""
+        return self._attached().files.program(count.file)
 
     def trace(self, *, is_final: bool = True) -> Trace:
         """Return what was seen so far.
