@@ -238,6 +238,8 @@ APART void add_to(struct cell *cell, struct slot *slot)
 		ADD(&cell->refused, own->refused);
 	if (own->doubtful)
 		ADD(&cell->doubtful, own->doubtful);
+	if (own->errors & ~cell->errors)
+		FETCH_OR(&cell->errors, own->errors);
 	cell->null |= own->null;
 	cell->nonnull |= own->nonnull;
 	for (__u32 i = 0; i < MEASURES; i++)
@@ -409,6 +411,7 @@ ONCE int renew(struct thread *thread, struct slot *slot)
 	slot->noted = 0;
 	slot->cell.first_ns = thread->entered_ns;
 	slot->cell.failed = slot->cell.unended = slot->cell.refused = slot->cell.doubtful = 0;
+	slot->cell.errors = 0;
 	slot->cell.last_return = RETURN_UNSEEN;
 	slot->cell.null = slot->cell.nonnull = 0;
 	for (int i = 0; i < MEASURES; i++) {
@@ -547,10 +550,12 @@ static __always_inline void count_return(struct slot *slot, __s64 ret)
 		return;
 	}
 	/* ERESTARTSYS … ERESTART_RESTARTBLOCK: neither success nor failure (include/linux/errno.h). */
-	if (ret == -512 || ret == -513 || ret == -514 || ret == -516)
+	if (ret == -512 || ret == -513 || ret == -514 || ret == -516) {
 		slot->cell.unended++;
-	else
+	} else {
 		slot->cell.failed++;
+		slot->cell.errors |= ret > -64 ? 1ULL << (-ret & 63) : 1;
+	}
 	slot->cell.last_return = -ret;
 }
 
@@ -579,6 +584,7 @@ ONCE int count_refused(struct thread *thread, __u64 arch_nr, const struct argume
 	slot->cell.refused++;
 	if (is_signal) {
 		slot->cell.failed++;
+		slot->cell.errors |= 1;
 		slot->cell.last_return = RETURN_SIGNAL;
 	} else {
 		count_return(slot, ret);

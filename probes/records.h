@@ -89,6 +89,7 @@ struct cell {
 	__u64 unended; /* neither failed nor succeeded: did not return, or the kernel restarts it */
 	__u64 refused; /* sys_exit without sys_enter: seccomp answered */
 	__u64 doubtful; /* of `count`: refused, or begun before the thread was followed */
+	__u64 errors; /* bit n: some call failed with errno n; bit 0: with one above 63, or with SIGSYS */
 	__s64 last_return; /* RETURN_UNSEEN, RETURN_SIGNAL, 0, or a positive errno */
 	__u32 processes;
 	__u32 id;

@@ -54,7 +54,7 @@ class SeenTuple:
         first_ns: nanoseconds into its run when it was first seen.
         ok: calls known to have succeeded, None when the source records no results.
         failed: calls known to have failed, likewise.
-        returns: classes of the last results ("ok", "ENOENT", …), one per run and program.
+        errors: the errors that calls failed with ("ENOENT", …), `OTHER_ERROR` where they are not all known.
         unrecorded: indices of constrained arguments whose value the source did not record.
     """
 
@@ -64,7 +64,7 @@ class SeenTuple:
     first_ns: int
     ok: int | None = None
     failed: int | None = None
-    returns: frozenset[str] = frozenset()
+    errors: frozenset[str] = frozenset()
     unrecorded: frozenset[int] = frozenset()
 
     @property
@@ -158,7 +158,7 @@ def call_groups(observations: Iterable[Observation]) -> tuple[CallGroup, ...]:
 
 
 class _Gather:
-    __slots__ = ("count", "failed", "first_ns", "ok", "processes", "returns", "unrecorded")
+    __slots__ = ("count", "errors", "failed", "first_ns", "ok", "processes", "unrecorded")
 
     def __init__(self) -> None:
         self.count = 0
@@ -166,7 +166,7 @@ class _Gather:
         self.first_ns: int | None = None
         self.ok: int | None = 0
         self.failed: int | None = 0
-        self.returns: set[str] = set()
+        self.errors: set[str] = set()
         self.unrecorded: set[int] = set()
 
     def add(self, o: Observation, specs: Sequence[ArgSpec]) -> None:
@@ -179,8 +179,7 @@ class _Gather:
         # one source that records no results makes the sum unknown
         self.ok = None if self.ok is None or o.ok is None else self.ok + o.ok
         self.failed = None if self.failed is None or o.failed is None else self.failed + o.failed
-        if o.last_return is not None:
-            self.returns.add(o.last_return)
+        self.errors |= o.error_names
         self.unrecorded.update(s.index for s in specs if o.args[s.index] is None)
 
     def seen(self, values: Values) -> SeenTuple:
@@ -191,7 +190,7 @@ class _Gather:
             first_ns=self.first_ns or 0,
             ok=self.ok,
             failed=self.failed,
-            returns=frozenset(self.returns),
+            errors=frozenset(self.errors),
             unrecorded=frozenset(self.unrecorded),
         )
 
@@ -230,5 +229,5 @@ def failed_only(tuples: Iterable[SeenTuple]) -> str | None:
     for t in tuples:
         if t.ok != 0 or not t.failed:
             return None
-        errors |= t.returns - {"ok"}
+        errors |= t.errors
     return ", ".join(sorted(errors)) or None

@@ -56,7 +56,7 @@ def is_answered(decision: Decision, o: Observation) -> bool:
     if decision.rule is None or decision.action.kind != "errno":
         return False
     error = str(decision.action)
-    if o.ok == 0 and o.failed and o.last_return == error:
+    if o.only_error == error:
         return True
     return error == "ENOSYS" and syscall_name(o.arch, o.nr) in ENOSYS_FALLBACK
 

@@ -161,6 +161,7 @@ def _joined(one: tuple[Observation, int], other: tuple[Observation, int]) -> tup
             failed=None if a.failed is None or b.failed is None else a.failed + b.failed,
             last_return=",".join(sorted(returns)) or None,
             classes=joined_classes(a.classes, b.classes),
+            errors=",".join(sorted(a.error_names | b.error_names)) or None,
         ),
         one[1] + other[1],
     )

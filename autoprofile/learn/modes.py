@@ -64,8 +64,8 @@ def rules_of_mode(
     """Return the rules that a profile of this mode has.
 
     A denylist keeps no allow rules: its default allows, and a rule that changes nothing only hides those that
-    do. What the level refuses because of what was seen (clone3, a call that always failed) is refused in every
-    mode.
+    do. What the level refuses because of what was seen (clone3, a call that always failed) stays refused in
+    every mode.
     """
     if mode == "allowlist":
         return list(rules)
@@ -85,7 +85,7 @@ def _is_of_evidence(rule: SeccompRule) -> bool:
 
 
 def _uncovered(denied: Sequence[SeccompRule], refused: Sequence[SeccompRule]) -> list[SeccompRule]:
-    # A rule inside another one says nothing, and where the level refuses with another error, that one is meant:
+    # A rule inside another one says nothing. Where the level refuses with another error, that one is meant:
     # of two errors the filter would take the smaller.
     by_call: dict[tuple[object, object], list[SeccompRule]] = {}
     for rule in refused:

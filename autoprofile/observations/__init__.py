@@ -7,9 +7,10 @@ package loads neither pandas nor pyarrow; `Trace.frame`, `Trace.save` and `Trace
 from __future__ import annotations
 
 from autoprofile.observations.columns import TRACE_SCHEMA_VERSION
-from autoprofile.observations.model import LossLedger, Observation, ProgramId, TraceMeta
+from autoprofile.observations.model import OTHER_ERROR, LossLedger, Observation, ProgramId, TraceMeta
 from autoprofile.observations.recorder import (
     COUNT,
+    ERRORS,
     FAILED,
     FIRST,
     LAST,
@@ -28,6 +29,7 @@ __all__ = [
     "Trace",
     "TraceMeta",
     "Observation",
+    "OTHER_ERROR",
     "ProgramId",
     "LossLedger",
     "Recorder",
@@ -41,6 +43,7 @@ __all__ = [
     "LAST",
     "OK",
     "FAILED",
+    "ERRORS",
     "RETURN",
     "TRACE_SCHEMA_VERSION",
 ]

@@ -83,6 +83,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("failed", "uint64", True, "calls", "calls that returned an error; missing: returns not seen"),
     Column("last_return", "string", True, "-", "ok, or the last call's errno name; missing: none seen"),
     Column("classes", "string", True, "-", "JSON: classes of sizes and pointers; missing: not seen", True),
+    Column("errors", "string", True, "-", "errors of all failed calls; missing: none, or not noted", True),
 )
 
 _DERIVED = {"syscall"}
@@ -122,7 +123,9 @@ def _columns_of(observations: Sequence[Observation]) -> dict[str, list[Any]]:
     }
     for i in range(ARGS):
         columns[f"a{i}"] = [o.args[i] for o in observations]
-    for name in ("count", "first_ns", "last_ns", "processes", "ok", "failed", "last_return", "classes"):
+    for name in ("count", "first_ns", "last_ns", "processes", "ok", "failed", "last_return"):
+        columns[name] = [getattr(o, name) for o in observations]
+    for name in ("classes", "errors"):
         columns[name] = [getattr(o, name) for o in observations]
     return columns
 
@@ -186,6 +189,7 @@ def _observations_from_columns(data: Mapping[str, list[Any]]) -> list[Observatio
             data["failed"],
             data["last_return"],
             data.get("classes") or [None] * len(data["run"]),
+            data.get("errors") or [None] * len(data["run"]),
             strict=True,
         )
     ]

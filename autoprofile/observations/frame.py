@@ -69,7 +69,7 @@ def tidy_frame(trace: Trace) -> pd.DataFrame:
     frame["count"] = raw["count"]
     frame["first_s"] = raw["first_ns"] / 1e9
     frame["last_s"] = raw["last_ns"] / 1e9
-    for name in ("processes", "ok", "failed", "last_return", "classes"):
+    for name in ("processes", "ok", "failed", "last_return", "classes", "errors"):
         frame[name] = raw[name]
     frame["risk"] = pd.Series(risks, dtype="object")
     frame["risk_severity"] = pd.Series(severities, dtype="object")

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ARGS", "Args", "LossLedger", "Observation", "ProgramId", "TraceMeta"]
+__all__ = ["ARGS", "Args", "LossLedger", "OTHER_ERROR", "Observation", "ProgramId", "TraceMeta"]
 
 ARGS = 6
 """Arguments a Linux syscall can have."""
+
+OTHER_ERROR = "other"
+"""Stands in `Observation.errors` for an error that the source cannot name."""
 
 Args: TypeAlias = tuple[int | None, int | None, int | None, int | None, int | None, int | None]
 
@@ -57,6 +60,8 @@ class Observation:
         last_return: ``ok``, the errno's name, or None when no return was seen.
         classes: how great sizes and offsets were, and whether pointers were null, as text (see
             `observations.classes`); None when the source does not note them.
+        errors: the names of all errors that calls failed with, sorted and joined by commas, one that the
+            source cannot name as `OTHER_ERROR`; None when none failed or they were not noted.
     """
 
     run: int
@@ -72,6 +77,24 @@ class Observation:
     failed: int | None = None
     last_return: str | None = None
     classes: str | None = None
+    errors: str | None = None
+
+    @property
+    def error_names(self) -> frozenset[str]:
+        """Return the errors that calls failed with, `OTHER_ERROR` among them where they are not all known."""
+        if self.errors is not None:
+            return frozenset(self.errors.split(","))
+        if not self.failed:
+            return frozenset()
+        # the last call's error says it all only of a single call
+        only = self.last_return if self.failed == 1 else None
+        return frozenset([only or OTHER_ERROR])
+
+    @property
+    def only_error(self) -> str | None:
+        """Return the error with which every call is known to have failed; None when there is none such."""
+        names = self.error_names
+        return next(iter(names - {OTHER_ERROR}), None) if self.ok == 0 and len(names) == 1 else None
 
     @property
     def key(self) -> tuple[object, ...]:

@@ -25,11 +25,20 @@ from autoprofile.abi.arch import ARCHES, arch_from_audit
 from autoprofile.abi.constants import errno_name
 from autoprofile.abi.signatures import UsedIf, constrained_args, kernel_value
 from autoprofile.abi.syscalls import syscall_name
-from autoprofile.observations.model import ARGS, Args, LossLedger, Observation, ProgramId, TraceMeta
+from autoprofile.observations.model import (
+    ARGS,
+    OTHER_ERROR,
+    Args,
+    LossLedger,
+    Observation,
+    ProgramId,
+    TraceMeta,
+)
 from autoprofile.observations.trace import Trace
 
 __all__ = [
     "COUNT",
+    "ERRORS",
     "FAILED",
     "FIRST",
     "LAST",
@@ -41,15 +50,17 @@ __all__ = [
     "Tally",
     "add_untyped",
     "call_code",
+    "error_names",
     "return_name",
 ]
 
-COUNT, FIRST, LAST, OK, FAILED, RETURN = range(6)
+COUNT, FIRST, LAST, OK, FAILED, RETURN, ERRORS = range(7)
 """Positions in a `Cell`."""
 
 Cell: TypeAlias = list[Any]
-"""``[count, first_ns, last_ns, ok, failed, last_return]``; last_return: None unseen, 0 ok, else the errno.
+"""``[count, first_ns, last_ns, ok, failed, last_return, errors]``.
 
+last_return: None unseen, 0 ok, else the errno. errors: bit n when a call failed with errno n.
 A list, not an object: the two writes of the fast path are then plain item stores."""
 
 Counter: TypeAlias = Callable[[int, Sequence[int], int], Cell]
@@ -78,6 +89,17 @@ def return_name(last_return: int | None) -> str | None:
     if last_return == 0:
         return "ok"
     return _RESTARTS.get(last_return) or errno_name(last_return) or str(last_return)
+
+
+def error_names(errors: int) -> str | None:
+    """Return a cell's errors as text: their names, sorted and joined by commas; None for none.
+
+    Args:
+        errors: bit n for errno n, bit 0 for any that the source cannot tell (``other``).
+    """
+    numbers = [n for n in range(errors.bit_length()) if errors >> n & 1]
+    names = sorted((return_name(n) or "?") if n else OTHER_ERROR for n in numbers)
+    return ",".join(names) or None
 
 
 def call_code(arch: str, nr: int) -> int:
@@ -190,6 +212,7 @@ class Recorder:
             cell[OK] += 1
         elif error not in _RESTARTS:
             cell[FAILED] += 1
+            cell[ERRORS] |= 1 << error
         cell[RETURN] = error
 
     def close_process(self, tgid: int) -> None:
@@ -227,7 +250,7 @@ class Recorder:
             key = keyer(args)
             cell = find(key)
             if cell is None:
-                cell = cells[key] = [0, ts_ns, ts_ns, 0, 0, None]
+                cell = cells[key] = [0, ts_ns, ts_ns, 0, 0, None, 0]
                 seen.add((program, key))
             cell[0] += 1
             cell[2] = ts_ns
@@ -265,6 +288,7 @@ class Recorder:
                 total[RETURN] = cell[RETURN]
             total[OK] += cell[OK]
             total[FAILED] += cell[FAILED]
+            total[ERRORS] |= cell[ERRORS]
             total[-1] += 1
 
     def _observation(self, program: int, key: _Key, cell: Cell) -> Observation:
@@ -286,6 +310,7 @@ class Recorder:
             ok=cell[OK] if self.returns else None,
             failed=cell[FAILED] if self.returns else None,
             last_return=return_name(cell[RETURN]) if self.returns else None,
+            errors=error_names(cell[ERRORS]) if self.returns else None,
         )
 
 

@@ -89,10 +89,10 @@ class Trace:
         """Return one tidy row per observation, with decoded arguments (a new frame each time).
 
         Columns: ``run, program, build_id, arch, syscall, nr, args, arg0…arg5, a0…a5, count, first_s, last_s,
-        processes, ok, failed, last_return, classes, risk, risk_severity``. ``args`` holds the constrained
-        arguments (``family=AF_UNIX type=SOCK_STREAM protocol=0``), ``arg0…arg5`` each decoded alone,
-        ``a0…a5`` the raw integers (UInt64, missing where not constrained); times are in seconds from the
-        start of the run.
+        processes, ok, failed, last_return, classes, errors, risk, risk_severity``. ``args`` holds the
+        constrained arguments (``family=AF_UNIX type=SOCK_STREAM protocol=0``), ``arg0…arg5`` each decoded
+        alone, ``a0…a5`` the raw integers (UInt64, missing where not constrained); times are in seconds from
+        the start of the run.
         """
         from autoprofile.observations.frame import tidy_frame
 

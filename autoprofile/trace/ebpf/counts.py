@@ -13,7 +13,7 @@ from autoprofile.abi.signatures import constrained_args
 from autoprofile.abi.syscalls import syscall_name
 from autoprofile.observations import Observation
 from autoprofile.observations.classes import Class, Pointer, Size, joined, text_from_classes
-from autoprofile.observations.recorder import Tally, return_name
+from autoprofile.observations.recorder import Tally, error_names, return_name
 from autoprofile.trace.ebpf.records import (
     ARCHES,
     KEY_BYTES,
@@ -52,7 +52,7 @@ class Count:
 
     `refused` of `count` calls were answered by seccomp. `doubtful` ones are not in `count`: they failed, and
     were either refused or begun before their thread was followed. `last_return`: None where it was not seen,
-    RETURN_SIGNAL, 0 or an errno.
+    RETURN_SIGNAL, 0 or an errno. `errors`: bit n for errno n, bit 0 for those above 63 and for SIGSYS.
     """
 
     file: int
@@ -68,12 +68,14 @@ class Count:
     last_return: int | None
     processes: int
     doubtful: int = 0
+    errors: int = 0
     classes: dict[int, Class] = field(default_factory=dict)
 
     def add(self, other: Count) -> None:
         """Add a cell of the same program and call."""
         if other.last_ns >= self.last_ns and other.last_return is not None:
             self.last_return = other.last_return
+        self.errors |= other.errors
         self.first_ns = min(self.first_ns, other.first_ns)
         self.last_ns = max(self.last_ns, other.last_ns)
         for name in ("count", "ok", "failed", "refused", "processes", "doubtful"):
@@ -107,6 +109,7 @@ def counts_from_maps(keys: bytes, values: bytes, number: int) -> list[Count]:
                 last_return,
                 cell.processes,
                 cell.doubtful,
+                cell.errors,
                 _classes(ARCHES[key.program_arch & 3], key.nr, cell),
             )
         )
@@ -169,6 +172,7 @@ def observations_from_counts(
             ok=count.ok if returns else None,
             failed=count.failed if returns else None,
             last_return=returned(count.last_return),
+            errors=error_names(count.errors) if returns else None,
             classes=text_from_classes(count.classes),
         )
         for (program, arch, nr, args), count in merged.items()

@@ -144,7 +144,7 @@ class Cell(ctypes.Structure):
     """What is counted of them; times are CLOCK_MONOTONIC."""
 
     _fields_ = (
-        *_u64("count", "first_ns", "last_ns", "failed", "unended", "refused", "doubtful"),
+        *_u64("count", "first_ns", "last_ns", "failed", "unended", "refused", "doubtful", "errors"),
         ("last_return", ctypes.c_int64),
         *_u32("processes", "id", "null", "nonnull"),
         ("measures", Measure * MEASURES),

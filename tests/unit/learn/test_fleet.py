@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
@@ -102,6 +103,22 @@ def test_different_errors_are_no_single_verdict(files: list[Path]) -> None:
     """A call that met ENOSYS here and EPERM there is not denied with either."""
     profile = learn(aggregate(files).trace, level="standard")
     assert profile.decide("socket", "AF_INET", "SOCK_STREAM", 0).action.kind == "allow"
+
+
+def test_the_fleet_keeps_every_error(tmp_path: Path) -> None:
+    """Runs that met one error each, and one whose errors are not known, join to what is certain."""
+    calls = [
+        observed("kill", 0, 0, ok=0, failed=2, last_return="EPERM"),
+        observed("kill", 0, 0, ok=0, failed=2, last_return="ESRCH"),
+        replace(observed("kill", 0, 0, ok=0, failed=2, last_return="EPERM"), errors=None),
+        observed("kill", 0, 0, ok=1, failed=0, last_return="ok"),
+    ]
+    paths = []
+    for n, call in enumerate(calls):
+        paths.append(tmp_path / f"{n}.parquet")
+        trace_of(call).save(paths[-1])
+    whole = {name for o in aggregate(paths).trace.observations for name in o.error_names}
+    assert whole == {"EPERM", "ESRCH", "other"}
 
 
 def test_a_file_that_is_no_trace_is_named(tmp_path: Path, files: list[Path]) -> None:

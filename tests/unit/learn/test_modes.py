@@ -38,7 +38,7 @@ def test_a_spared_jit_gets_the_error_it_expects(mode: str) -> None:
 @pytest.mark.parametrize("mode", ["denylist", "hybrid"])
 @pytest.mark.parametrize("level", ["strict", "standard", "permissive"])
 def test_modes_add_no_rule_inside_another(arch: str, mode: str, level: str) -> None:
-    """lint finds no shadowed and no contradicting rule in what was learned."""
+    """Lint finds no shadowed and no contradicting rule in what was learned."""
     seen = [
         observed("clone", THREAD, arch=arch),
         observed("clone3", arch=arch),

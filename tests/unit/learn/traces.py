@@ -25,6 +25,7 @@ def observed(
     ok: int | None = None,
     failed: int | None = None,
     last_return: str | None = None,
+    errors: str | None = None,
 ) -> Observation:
     """Return the observation of calls with these raw registers, constrained arguments kept, others dropped."""
     nr = syscall_nr(arch, syscall) if isinstance(syscall, str) else syscall
@@ -47,6 +48,8 @@ def observed(
         ok=ok,
         failed=failed,
         last_return=last_return,
+        # a source that sees results notes every error; of calls all alike, that is the last one's
+        errors=errors or (last_return if failed and last_return != "ok" else None),
     )
 
 

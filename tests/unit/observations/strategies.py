@@ -28,6 +28,7 @@ observations = st.builds(
     failed=st.none() | counts,
     last_return=st.none() | st.sampled_from(["ok", "ENOENT", "ERESTARTSYS", "133"]),
     classes=st.none() | st.just('{"a1":"nonnull","a2":{"least":1,"log2":[1],"most":1}}'),
+    errors=st.none() | st.sampled_from(["EPERM", "EPERM,ESRCH", "other"]),
 )
 
 ledgers = st.builds(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -201,6 +202,21 @@ def test_bad_files_are_named_and_explained(tmp_path: Path) -> None:
     assert message(rewritten(b"{}")) == "the trace's metadata has no schema_version"
     assert message(rewritten(b'{"schema_version": 1}')).startswith("the trace's metadata is damaged")
     assert message(rewritten(original, drop="count")) == "no trace: column 'count' is missing"
+
+
+def test_files_of_before_the_errors_are_read(tmp_path: Path) -> None:
+    """A trace without the column is whole; of several failed calls nobody knows then that all met one error."""
+    seen = replace(_observation(), ok=0, failed=2, last_return="EPERM", errors="EPERM,ESRCH")
+    path = tmp_path / "old.parquet"
+    Trace(TraceMeta("ptrace"), [seen]).save(path)
+    pq.write_table(pq.read_table(path).drop_columns(["errors", "classes"]), path)
+    (old,) = Trace.load(path).observations
+    assert old == replace(seen, errors=None)
+    assert (seen.only_error, old.only_error) == (None, None)
+    assert replace(seen, errors="EPERM").only_error == "EPERM"
+    assert replace(old, failed=1).only_error == "EPERM"
+    assert replace(seen, errors="EPERM", ok=1).only_error is None
+    assert replace(seen, errors="other").only_error is None
 
 
 def test_frames_that_are_no_trace_are_refused() -> None:
