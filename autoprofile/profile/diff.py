@@ -35,8 +35,10 @@ class Change:
     """One difference between an old and a new profile.
 
     Args:
-        kind: ``widened`` when the new profile answers some call more mildly, ``narrowed`` when more severely,
-            ``changed`` when both, neither, or too complex to tell.
+        kind: ``widened`` when the new profile lets a call run that the old one did not, or asks about one it
+            refused; ``narrowed`` the other way round; ``changed`` when both, neither (a call refused before
+            and now, by another action), or too complex to tell; ``same`` when rules say in another way what
+            rules said before: every call is answered as it was.
         edit: ``added``, ``removed`` or ``replaced``.
         subject: the header field (``default``, ``program.path``) or the rule's place (``syscalls.socket``).
         syscall: of a rule, None for header fields.
@@ -126,24 +128,77 @@ def _text(value: object) -> str | None:
 
 
 def _direction(old: Action, new: Action) -> str:
-    return "widened" if new.rank < old.rank else "narrowed"
+    """Return which way an answer went; one refusal for another opens nothing and shuts nothing."""
+    before, now = _stage(old), _stage(new)
+    return "changed" if before == now else "widened" if now < before else "narrowed"
+
+
+def _stage(action: Action) -> int:
+    # it runs; somebody is asked (notify, trace); it never runs
+    return 0 if action.is_permitting else 2 if action.is_refusing else 1
 
 
 def _rules(a: Profile, b: Profile) -> Iterator[Change]:
     old_rules, new_rules = set(a.rules), set(b.rules)
     removed = [rule for rule in a.rules if rule not in new_rules]
     added = [rule for rule in b.rules if rule not in old_rules]
+    effects = {rule: _effect(rule, b, a, is_new=False) for rule in removed}
+    effects |= {rule: _effect(rule, a, b, is_new=True) for rule in added}
     pairs: list[tuple[SeccompRule | None, SeccompRule | None]] = []
-    for rule in added:
-        predecessor = next((one for one in removed if _is_successor(one, rule)), None)
-        if predecessor is not None:
-            removed.remove(predecessor)
-        pairs.append((predecessor, rule))
-    pairs += [(old, None) for old in removed]
+    # The order of the candidates is the same on the way back.
+    for old, new in sorted(
+        _candidates(removed, added, effects), key=lambda two: sorted((two[0].sort_key, two[1].sort_key))
+    ):
+        if old in removed and new in added:
+            removed.remove(old)
+            added.remove(new)
+            pairs.append((old, new))
+    idle: dict[tuple[str | int, bool], list[list[SeccompRule]]] = {}
+    for at, rules in enumerate((removed, added)):
+        for rule in rules:
+            if effects[rule].is_none:
+                # The others decide its calls as it did: it was divided, joined, or superfluous.
+                idle.setdefault((rule.syscall, is_deny(rule)), [[], []])[at].append(rule)
+            else:
+                pairs.append((None, rule) if at else (rule, None))
     # "Severest rule first" is the order of deciding; readers look for the syscall.
     pairs.sort(key=lambda pair: _place(pair[1] or pair[0]))
-    for old, new in pairs:
-        yield _change(a, b, old, new)
+    changes = [(_place(new or old), _change(a, b, old, new, effects)) for old, new in pairs]
+    changes += [(_place((olds + news)[0]), _reworded(a, b, olds, news)) for olds, news in idle.values()]
+    changes.sort(key=lambda entry: entry[0][:1])
+    for _, change in changes:
+        yield change
+
+
+@dataclass(slots=True)
+class _Effect:
+    """What is answered otherwise on account of one rule: a proof of each kind; `is_known`: that is all."""
+
+    proofs: dict[str, str]
+    is_known: bool = True
+
+    @property
+    def is_none(self) -> bool:
+        return self.is_known and not self.proofs
+
+
+def _candidates(
+    removed: Sequence[SeccompRule], added: Sequence[SeccompRule], effects: Mapping[SeccompRule, _Effect]
+) -> Iterator[tuple[SeccompRule, SeccompRule]]:
+    by_place: dict[tuple[str | int, tuple[str, ...] | None], list[SeccompRule]] = {}
+    for rule in added:
+        by_place.setdefault((rule.syscall, rule.arch), []).append(rule)
+    for old in removed:
+        for new in by_place.get((old.syscall, old.arch), ()):
+            if not _is_successor(old, new):
+                continue
+            # A rule whose calls others decide now has become a wider one, or none.
+            if effects[old].is_none and not is_subset(old.comparators, new.comparators):
+                continue
+            if effects[new].is_none and not is_subset(new.comparators, old.comparators):
+                continue
+            if not (effects[old].is_none and effects[new].is_none):
+                yield old, new
 
 
 def _place(rule: SeccompRule | None) -> tuple[object, ...]:
@@ -164,25 +219,35 @@ def _is_successor(old: SeccompRule, new: SeccompRule) -> bool:
     return intersection(mine, its) is not None and (is_subset(mine, its) or is_subset(its, mine))
 
 
-def _change(a: Profile, b: Profile, old: SeccompRule | None, new: SeccompRule | None) -> Change:
+def _effect(rule: SeccompRule, other: Profile, own: Profile, *, is_new: bool) -> _Effect:
+    effect = _Effect({})
+    a, b = (other, own) if is_new else (own, other)
+    for arch in rule.arch or arches_with(rule.syscall, tuple(dict.fromkeys((*b.arch, *a.arch)))):
+        for region in _differences(rule, arch, other, own):
+            if region is None:
+                effect.is_known = False
+            elif found := _proof(a, b, arch, rule.syscall, region):
+                effect.proofs.setdefault(*found)
+    return effect
+
+
+def _change(
+    a: Profile,
+    b: Profile,
+    old: SeccompRule | None,
+    new: SeccompRule | None,
+    effects: Mapping[SeccompRule, _Effect],
+) -> Change:
     rule = new or old
     assert rule is not None
     arches = rule.arch or arches_with(rule.syscall, tuple(dict.fromkeys((*b.arch, *a.arch))))
     found: dict[str, str] = {}
-    is_known = True
-    for arch in arches:
-        for one, left, right in ((new, a, b), (old, b, a)):
-            if one is None:
-                continue
-            mine = left is a
-            for milder, region in _differences(one, arch, left, right):
-                if region is None:
-                    is_known = False
-                    continue
-                kind = "widened" if milder is mine else "narrowed"
-                if kind not in found and (proof := _proof(a, b, arch, rule.syscall, region, kind)):
-                    found[kind] = proof
-    kind = next(iter(found)) if len(found) == 1 and is_known else "changed"
+    for one in (new, old):
+        if one is not None:
+            found = {**effects[one].proofs, **found}
+    is_known = all(effects[one].is_known for one in (old, new) if one is not None)
+    ways = [kind for kind in found if kind != "changed"]
+    kind = ways[0] if len(ways) == 1 and is_known else "changed"
     edit = "added" if old is None else "removed" if new is None else "replaced"
     return Change(
         kind,
@@ -192,16 +257,38 @@ def _change(a: Profile, b: Profile, old: SeccompRule | None, new: SeccompRule | 
         rule.arch[0] if rule.arch else None,
         None if old is None else rule_yaml(arches[0], old),
         None if new is None else rule_yaml(arches[0], new),
-        next(iter(found.values()), None),
+        found.get(kind) or next(iter(found.values()), None),
     )
 
 
-def _differences(
-    rule: SeccompRule, arch: str, other: Profile, own: Profile
-) -> Iterator[tuple[bool, Region | None]]:
+def _reworded(a: Profile, b: Profile, olds: Sequence[SeccompRule], news: Sequence[SeccompRule]) -> Change:
+    arches = {rule.arch for rule in (*olds, *news)}
+    limit = arches.pop() if len(arches) == 1 else None
+    rule = (*olds, *news)[0]
+
+    def text(rules: Sequence[SeccompRule]) -> str | None:
+        texts = []
+        for one in rules:
+            on = one.arch or arches_with(one.syscall, tuple(dict.fromkeys((*b.arch, *a.arch))))
+            where = f"{one.arch[0]}: " if one.arch and limit is None else ""
+            texts.append(where + rule_yaml(on[0], one))
+        return ", ".join(texts) or None
+
+    return Change(
+        "same",
+        "replaced" if olds and news else "removed" if olds else "added",
+        f"{'deny' if is_deny(rule) else 'syscalls'}.{rule.syscall}",
+        rule.syscall,
+        limit[0] if limit else None,
+        text(olds),
+        text(news),
+    )
+
+
+def _differences(rule: SeccompRule, arch: str, other: Profile, own: Profile) -> Iterator[Region | None]:
     """Yield where `own`, which has the rule, answers otherwise than `other` on its account.
 
-    Each region comes with whether `own` is the milder one there; None stands for one too complex to tell.
+    None stands for a region too complex to tell.
     """
     rank = rule.action.rank
     theirs = other.rules_for(arch, rule.syscall)
@@ -210,39 +297,33 @@ def _differences(
     severer = [one.comparators for one in own.rules_for(arch, rule.syscall) if one.action.rank > rank]
     for one in theirs:
         if one.action.rank > rank:
-            yield from _without(True, intersection(rule.comparators, one.comparators), severer)
+            yield from _without(intersection(rule.comparators, one.comparators), severer)
     regions = [one.comparators for one in theirs]
     if fallback.rank > rank:
-        yield from _without(True, rule.comparators, [*severer, *regions])
+        yield from _without(rule.comparators, [*severer, *regions])
     # own is severer, whatever else of it matches: other lets milder rules or its milder default decide.
-    at_least = [one.comparators for one in theirs if one.action.rank >= rank]
     for one in theirs:
         if one.action.rank < rank:
-            yield from _without(False, intersection(rule.comparators, one.comparators), at_least)
+            above = [two.comparators for two in theirs if two.action.rank > one.action.rank]
+            yield from _without(intersection(rule.comparators, one.comparators), above)
     if fallback.rank < rank:
-        yield from _without(False, rule.comparators, regions)
+        yield from _without(rule.comparators, regions)
 
 
-def _without(
-    milder: bool, region: Region | None, others: Sequence[Region]
-) -> Iterator[tuple[bool, Region | None]]:
-    if region is None:
-        return
-    pieces = subtract_all(region, others, _LIMIT)
-    if pieces is None:
-        yield milder, None
-        return
-    for piece in pieces:
-        yield milder, piece
+def _without(region: Region | None, others: Sequence[Region]) -> Iterator[Region | None]:
+    if region is not None:
+        pieces = subtract_all(region, others, _LIMIT)
+        yield from [None] if pieces is None else pieces
 
 
-def _proof(a: Profile, b: Profile, arch: str, syscall: str | int, region: Region, kind: str) -> str | None:
+def _proof(a: Profile, b: Profile, arch: str, syscall: str | int, region: Region) -> tuple[str, str] | None:
+    """Return the way in which a call in a region is answered otherwise, and the call with both answers."""
     call = witness(region)
     nr = syscall_nr(arch, syscall) if isinstance(syscall, str) else syscall
     if call is None or nr is None:
         return None
     before, after = a.decide_call(arch, nr, call).action, b.decide_call(arch, nr, call).action
     # The regions say so already; a proof that does not hold would be worse than none.
-    assert _direction(before, after) == kind
     assert before != after
-    return f"{call_text(arch, syscall, call)}: {before} before, {after} now"
+    kind = _direction(before, after)
+    return kind, f"{call_text(arch, syscall, call)}: {before} before, {after} now"

@@ -289,12 +289,13 @@ def diff_text(changes: Sequence[Change], style: Style) -> str:
     page = TextPage(style)
     if not changes:
         page.line("no difference", "green")
-    order = {"widened": 0, "narrowed": 1, "changed": 2}
-    signs = {"widened": "+", "changed": "~", "narrowed": "-"}
-    colours = {"widened": "yellow", "changed": "cyan", "narrowed": "green"}
+    order = {"widened": 0, "narrowed": 1, "changed": 2, "same": 3}
+    signs = {"widened": "+", "changed": "~", "narrowed": "-", "same": "="}
+    colours = {"widened": "yellow", "changed": "cyan", "narrowed": "green", "same": "dim"}
+    meant = {"same": " (the same calls in other rules)"}
     for kind in sorted({c.kind for c in changes}, key=lambda k: (order.get(k, 9), k)):
         same = [c for c in changes if c.kind == kind]
-        page.heading(f"{kind}: {len(same)}")
+        page.heading(f"{kind}: {len(same)}{meant.get(kind, '')}")
         for change in same:
             page.table([(signs.get(kind, " "), str(change))], styles=(colours.get(kind, ""), ""))
     return page.render()

@@ -144,6 +144,11 @@ def test_merging_refuses_to_open_an_arch() -> None:
     assert (same.mode, same.default) == ("denylist", Action.ALLOW)
 
 
+def stage(action: Action) -> int:
+    """Return 0 for a call that runs, 1 for one that somebody is asked about, 2 for one that never runs."""
+    return 0 if action.is_permitting else 2 if action.is_refusing else 1
+
+
 @examples(25)
 @given(st.one_of(st.tuples(crowded(), crowded()), st.tuples(profiles(ONE_ARCH), profiles(ONE_ARCH))))
 def test_differences_name_their_direction(two: tuple[Profile, Profile]) -> None:
@@ -155,10 +160,12 @@ def test_differences_name_their_direction(two: tuple[Profile, Profile]) -> None:
         old, new = (p.decide_call(arch, nr, args).action for p in (a, b))
         if not changes:
             assert old == new
-        if new.rank < old.rank:
+        if stage(new) < stage(old):
             assert kinds & {"widened", "changed"}
-        if new.rank > old.rank:
+        elif stage(new) > stage(old):
             assert kinds & {"narrowed", "changed"}
+        elif new != old:
+            assert kinds - {"same"}
     if not changes:
         assert a == b
     assert changes == diff(a, b)
@@ -174,10 +181,12 @@ def test_every_changed_answer_has_a_change_that_proves_its_direction(a: Profile,
     proven = {change.kind for change in changes if change.proof}
     for arch, nr, args in calls_around(a, b, limit=250):
         old, new = (p.decide_call(arch, nr, args).action for p in (a, b))
-        if new != old:
-            assert proven & {"widened" if new.rank < old.rank else "narrowed", "changed"}
+        if stage(new) != stage(old):
+            assert proven & {"widened" if stage(new) < stage(old) else "narrowed", "changed"}
+        elif new != old:
+            assert proven
     if not proven:
-        assert {change.kind for change in changes} <= {"changed"}
+        assert {change.kind for change in changes} <= {"changed", "same"}
 
 
 @examples(15)
@@ -205,7 +214,7 @@ def test_differences_read_well() -> None:
         rules=(allow("getpid"), allow("socket", Arg(0, "in", {1, 2}), Arg(1, "eq", 1), Arg(2, "eq", 0))),
     )
     lines = [(change.kind, str(change)) for change in diff(a, b)]
-    assert lines[0] == ("widened", "default: kill becomes EPERM")
+    assert lines[0] == ("changed", "default: kill becomes EPERM")
     assert lines[1][0] == "widened"
     assert lines[1][1].startswith("syscalls.getpid: added any [getpid(): kill before, allow now")
     assert lines[2] == ("narrowed", "syscalls.read: removed any [read(): allow before, EPERM now]")
@@ -216,11 +225,44 @@ def test_differences_read_well() -> None:
 
 
 def test_a_rule_split_in_two_is_neither_wider_nor_narrower() -> None:
-    """The same decisions said with other rules are changes without direction."""
+    """The same decisions said with other rules are one change that says so, either way round."""
     a = Profile(rules=(allow("socket", Arg(0, "in", {1, 2})),))
     b = Profile(rules=(allow("socket", Arg(0, "eq", 1)), allow("socket", Arg(0, "eq", 2))))
-    assert {change.kind for change in diff(a, b)} == {"changed"}
-    assert all(change.proof is None for change in diff(a, b))
+    for one, other in ((a, b), (b, a)):
+        (change,) = diff(one, other)
+        assert (change.kind, change.edit, change.proof) == ("same", "replaced", None)
+    assert "family: [AF_UNIX, AF_INET]" in str(diff(a, b)[0])
+
+
+def test_a_split_beside_a_widening_does_not_hide_it() -> None:
+    """What is new is one line of its own; the rules that say the old calls are another."""
+    a = Profile(rules=(allow("socket", Arg(0, "in", {1, 2})),))
+    b = Profile(rules=tuple(allow("socket", Arg(0, "eq", family)) for family in (1, 2, 16)))
+    found = [(change.kind, change.edit) for change in diff(a, b)]
+    assert sorted(found) == [("same", "replaced"), ("widened", "added")]
+    back = [(change.kind, change.edit) for change in diff(b, a)]
+    assert sorted(back) == [("narrowed", "removed"), ("same", "replaced")]
+
+
+def test_one_refusal_for_another_is_neither_wider_nor_narrower() -> None:
+    """A call killed before and answered with EPERM now opens nothing, and the line shows both answers."""
+    a = Profile(rules=(SeccompRule("clone3", Action.KILL_PROCESS), allow("read")))
+    b = Profile(rules=(SeccompRule("clone3", Action.errno(1)), allow("read")))
+    (change,) = diff(a, b)
+    assert change.kind == "changed"
+    assert "kill before, EPERM now" in (change.proof or "")
+    asked = diff(a, Profile(rules=(SeccompRule("clone3", Action.NOTIFY), allow("read"))))
+    assert {change.kind for change in asked} == {"widened"}
+
+
+@examples(15)
+@given(crowded(), crowded())
+def test_what_is_called_the_same_is_answered_the_same(a: Profile, b: Profile) -> None:
+    """Where every change of the rules is `same`, no call on earth is answered otherwise."""
+    b = replace(b, default=a.default)
+    if {change.kind for change in diff(a, b)} <= {"same"}:
+        for arch, nr, args in calls_around(a, b, limit=250):
+            assert a.decide_call(arch, nr, args).action == b.decide_call(arch, nr, args).action
 
 
 def _of_runs(
