@@ -89,7 +89,14 @@ class Enforcement:
         command = Command(tuple(argv))
         if not self._is_supervised:
             *before, program = self._filters(output)
-            return enforce(command, program, before=before, privileged=privileged, arches=self._profile.arch)
+            return enforce(
+                command,
+                program,
+                before=before,
+                privileged=privileged,
+                arches=self._profile.arch,
+                on_start=partial(self._compare_program, command.argv, output),
+            )
         with self._publishing(output):
             return self._run_supervised(command, output, privileged=privileged)
 
@@ -98,10 +105,13 @@ class Enforcement:
     ) -> int:
         """Bring a running process, and its descendants if asked to, under the profile; return the status."""
         from autoprofile.cli.attaching import Attaching
+        from autoprofile.trace.program_id import program_of
 
+        argv = _argv_of(pid) if self._is_supervised else ()
+        self._compare_program(argv, output, program_of(pid).path, f"/proc/{pid}/exe")
         attaching = Attaching(
             output,
-            new_supervisor=partial(self._supervisor, _argv_of(pid), output) if self._is_supervised else None,
+            new_supervisor=partial(self._supervisor, argv, output) if self._is_supervised else None,
             complain=self._complain,
         )
         try:
@@ -118,6 +128,25 @@ class Enforcement:
         finally:
             for supervisor in attaching.supervisors:
                 self._summarise(supervisor, output)
+
+    def _compare_program(
+        self, argv: Sequence[str], output: Output, path: str, file: str | None = None
+    ) -> None:
+        # A profile of another program is seldom what was meant. Comparing paths costs nothing, and the
+        # program runs meanwhile.
+        if self._profile.program.path in (None, path) and output.verbosity < 1:
+            return
+        from autoprofile.cli.mismatch import other_build, other_program
+
+        if (learned_from := other_program(self._profile, path, file)) is not None:
+            say = output.note if file is None else output.warn  # of a running process it is for good
+            say(f"{self._where} was learned from {learned_from}, not from {path}")
+        elif (builds := other_build(self._profile, path, file)) is not None:
+            output.detail(f"{path} was rebuilt since {self._where} was learned ({builds})")
+        if argv and output.verbosity >= 1 and self._profile.program.argv not in ((), tuple(argv)):
+            import shlex
+
+            output.detail(f"{self._where} was learned from: {shlex.join(self._profile.program.argv)}")
 
     def _foreseen(self, arch: str, nr: int, args: Sequence[int]) -> Action:
         # What will become of a call that a process waits in while we attach, should it be handed over.
@@ -188,6 +217,7 @@ class Enforcement:
                 supervisor=supervisor,
                 privileged=privileged,
                 arches=self._profile.arch,
+                on_start=partial(self._compare_program, command.argv, output),
             )
         except LaunchError:
             if audit is not None:

@@ -15,7 +15,7 @@ from autoprofile.trace.filtered import run_filtered
 from autoprofile.trace.status import shell_status
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from autoprofile.trace.filtered import Running
     from autoprofile.trace.source import Command
@@ -63,6 +63,7 @@ def enforce(
     privileged: bool = False,
     log: bool = False,
     arches: Collection[str] | None = None,
+    on_start: Callable[[str], None] | None = None,
 ) -> int:
     """Run a command under a filter to its end.
 
@@ -83,6 +84,8 @@ def enforce(
             starts gain their rights, under the same filter.
         log: have the kernel log every action but ALLOW (SECCOMP_FILTER_FLAG_LOG).
         arches: those the profile is for; a program of another is refused. None asks for no such check.
+        on_start: called with the path of the executable (of a script, its interpreter; "?" when not known)
+            once the program runs, which does not wait for it.
 
     Returns:
         The program's exit code, or 128 + the signal that ended it (159: killed by the filter).
@@ -106,6 +109,8 @@ def enforce(
         arches=arches,
         closes=None if supervisor is None else partial(_closes, [bytes(one) for one in (*before, program)]),
     ) as running:
+        if on_start is not None:
+            on_start(running.exe_path)
         if supervisor is not None and running.listener is not None:
             _stop_with_signals(running, supervisor)
             supervisor.serve(running.listener, running.child)

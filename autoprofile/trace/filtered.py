@@ -33,12 +33,14 @@ class Running(NamedTuple):
         listener: close-on-exec listener fd, when one was asked for.
         signals: what passes signals on and counts interrupts.
         arch: of the program's image.
+        exe_path: of the program; of a script, its interpreter; "?" when /proc did not tell.
     """
 
     child: Child
     listener: int | None
     signals: Forwarding
     arch: str
+    exe_path: str
 
 
 @contextlib.contextmanager
@@ -106,7 +108,7 @@ def run_filtered(
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
-        yield Running(child, listener, signals, stopped.arch)
+        yield Running(child, listener, signals, stopped.arch, stopped.exe_path)
     except BaseException:
         child.kill()
         raise

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import re
+import shutil
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from autoprofile.abi.syscalls import syscall_table
-from tests.cli.tool import HAND_WRITTEN, WITHOUT_PRIVILEGES, autoprofile, hand_written, one_error
+from tests.cli.tool import HAND_WRITTEN, WITHOUT_PRIVILEGES, autoprofile, environment, hand_written, one_error
 from tests.kernel.conftest import tracee
 
 pytestmark = pytest.mark.kernel
@@ -200,6 +204,51 @@ def test_numbers_newer_than_the_profile(
     if status == 0:
         _, newer = struct.unpack("<2q", (tmp_path / "results").read_bytes())
         assert errno.errorcode[-newer] + "\n" == says
+
+
+def test_the_profile_of_another_program_is_told_from_its_own(tracee, tmp_path: Path) -> None:
+    """Another program is named at the start; the same under another name, or one that ran before, is not."""
+    program = tracee("refused")
+    script = tmp_path / "script"
+    script.write_text(f"#!/bin/sh\n{program} 0 0 0\n")
+    script.chmod(0o755)
+    shutil.copy(program, tmp_path / "copy")
+    (tmp_path / "link").symlink_to(program)
+    done = autoprofile("learn", "-o", "p.yaml", "--", "./script", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shell = os.path.realpath("/bin/sh")
+    for command in (["./script"], ["sh", "-c", "exit"], [program], ["./copy"], ["./link"]):
+        done = autoprofile("enforce", "p.yaml", "--on-violation", "log", "--", *command, cwd=tmp_path)
+        assert "learned from" not in done.stderr, (command, done.stderr)
+    for audit in ([], ["--audit", "a.jsonl"]):
+        words = ["enforce", "p.yaml", "--on-violation", "log", *audit, "--", "cat", "script"]
+        done = autoprofile(*words, cwd=tmp_path)
+        assert f"p.yaml was learned from {shell}, not from {os.path.realpath('/bin/cat')}\n" in done.stderr
+        assert done.stdout == script.read_text()
+    text = (tmp_path / "p.yaml").read_text()
+    builds = re.findall(f'{re.escape(program)}: "?([0-9a-f]+)', text)
+    (tmp_path / "p.yaml").write_text(text.replace(builds[0], "0123456789abcdef"))
+    words = ["enforce", "p.yaml", "-v", "--on-violation", "log", "--", program]
+    done = autoprofile(*words, cwd=tmp_path)
+    assert f"{program} was rebuilt since p.yaml was learned (01234567 → {builds[0][:8]})" in done.stderr
+    assert "p.yaml was learned from: ./script\n" in done.stderr
+
+
+def test_comparing_programs_costs_the_start_nothing(learned: Path, tmp_path: Path) -> None:
+    """Where the program is the profile's own no file is looked into, and nothing loaded for it."""
+    words = ["-X", "importtime", "-m", "autoprofile", "enforce", str(learned), "--", *PYTHON, "AF_UNIX"]
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "AF_UNIX opened\n"), done.stderr
+    assert "autoprofile.enforce.install" in done.stderr
+    assert not re.search(r"autoprofile\.(cli\.mismatch|trace\.program_id|enforce\.supervise)", done.stderr)
 
 
 def test_a_denylist_that_logs_keeps_its_refusals_apart(tmp_path: Path) -> None:

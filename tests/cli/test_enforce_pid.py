@@ -89,6 +89,21 @@ def test_the_command_is_done_once_the_filter_is_in_place(tmp_path):
             assert ask(process) == f"-1 {errnos.EPERM}"
 
 
+def test_a_process_of_another_program_is_warned_of(tmp_path):
+    """Putting the profile of another program on a process, which is for good, is warned of; of its own it is not."""
+    with running(sys.executable, "-c", ASKS_ITS_PARENT) as process:
+        own = os.readlink(f"/proc/{process.pid}/exe")
+        for path, warnings in ((own, 0), ("/usr/bin/another", 1)):
+            file = profile(tmp_path, "EACCES")
+            file.write_text(file.read_text() + f"program: {{path: {path}}}\n")
+            status, said = enforce(file, "--pid", process.pid, "--trust-filters")
+            assert status == 0, said
+            assert (
+                said.count(f"warning: {file} was learned from /usr/bin/another, not from {own}\n") == warnings
+            )
+            assert said.count("warning: ") == warnings
+
+
 def test_the_command_supervises_until_the_end_of_the_process(tmp_path):
     """With an audit log it stays, records what is refused with the arguments, and ends with the process."""
     log = tmp_path / "a.jsonl"
