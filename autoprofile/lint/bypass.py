@@ -49,22 +49,34 @@ def clone_bypass(profile: Profile) -> Iterator[Finding]:
     """`clone` is refused a namespace flag that `clone3` (flags behind a pointer) or `unshare` grants."""
     for arch in profile.arch:
         at = _first_at(arch, "clone", "clone_flags", "flags")
-        if at is None or not allowed(profile, arch, "clone"):
+        if at is None:
             continue
+        is_open = allowed(profile, arch, "clone")
         refused = {n: b for n, b in _NAMESPACES.items() if not allowed(profile, arch, "clone", {at: (b, b)})}
         if not refused:
             continue
         if allowed(profile, arch, "clone3"):
+            said = f"clone may not have {', '.join(refused)}" if is_open else "clone is refused"
             yield Finding(
                 "clone3-bypass",
                 "high",
-                "clone3 goes around the constraint on clone's flags",
-                f"clone may not have {', '.join(refused)}, but clone3 may have any flag: its flags lie "
-                "behind a pointer, which a filter cannot read",
+                "clone3 goes around the constraint on clone's flags"
+                if is_open
+                else "clone3 makes namespaces that no rule can refuse",
+                f"{said}, but clone3 may have any flag: its flags lie behind a pointer, which a filter "
+                "cannot read",
                 ("clone", "clone3"),
-                "deny clone3 with ENOSYS: libc falls back to clone",
+                "deny clone3 with ENOSYS: libc falls back to clone"
+                + (
+                    ""
+                    if is_open
+                    else ", to be allowed with the flags of a thread or a child; learning at level standard "
+                    "does both"
+                ),
                 arch,
             )
+        if not is_open:
+            continue  # what unshare may make is said by its own rules
         at_unshare = _first_at(arch, "unshare", "unshare_flags", "flags")
         if at_unshare is None:
             continue

@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 
 from autoprofile.errors import UsageError
+from autoprofile.learn import learn
 from autoprofile.lint import CHECKS, lint, sarif
 from autoprofile.profile import Action, Arg, Evidence, Learned, Profile, SeccompRule
+from tests.unit.learn.traces import observed, trace_of
 
 HEAD = "autoprofile: 1\narch: [x86_64]\nlevel: strict\nmode: allowlist\ndefault: kill\n"
 I386 = HEAD.replace("[x86_64]", "[i386]")
@@ -221,3 +223,15 @@ def test_a_learned_profile_with_thread_flags_only_is_quiet_about_clone() -> None
     """A profile that denies clone3 with ENOSYS has no way around its clone flags."""
     report = lint(rules(THREADS, deny="clone3: ENOSYS"), only=["clone", "fallback"])
     assert len(report) == 0
+
+
+@pytest.mark.parametrize("mode", ["allowlist", "hybrid"])
+def test_clone3_is_seen_where_clone_is_not_allowed_at_all(mode: str) -> None:
+    """The stricter profile has the same way around: threads of glibc learned at strict allow clone3 whole."""
+    learned = learn(trace_of(observed("clone3"), observed("getuid")), mode=mode)
+    (found,) = lint(learned, only=["clone"])
+    assert (found.id, found.severity, found.syscalls) == ("clone3-bypass", "high", ("clone", "clone3"))
+    assert "clone is refused" in found.detail or "clone may not have" in found.detail
+    without = learn(trace_of(observed("clone3"), observed("getuid")), level="standard", mode=mode)
+    assert not len(lint(without, only=["clone"]))
+    assert not len(lint(rules("unshare: any"), only=["clone"]))
