@@ -13,7 +13,7 @@ from autoprofile.abi._tables import read_rows, read_text, rows_of
 from autoprofile.abi.arch import AbiError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from autoprofile.abi.signatures import ArgSpec
 
@@ -21,6 +21,7 @@ __all__ = [
     "constant_sets",
     "constants",
     "decode_value",
+    "check_joined",
     "encode_value",
     "errno_name",
     "errno_number",
@@ -28,6 +29,8 @@ __all__ = [
     "signal_number",
 ]
 
+# Kinds whose values are sets of bits, some of which may be fields.
+_BITS = frozenset({"flags", "mode"})
 _ALL = 0xFFFFFFFFFFFFFFFF
 
 
@@ -38,6 +41,7 @@ class _Symbol(NamedTuple):
     value: int
 
 
+_symbols: dict[tuple[str, str], dict[str, _Symbol]] = {}
 _text = ""
 _sets: dict[tuple[str, str], tuple[tuple[_Symbol, ...], Mapping[str, int]]] = {}
 _texts: dict[tuple[str, str | None, str, int, bool, int], str] = {}
@@ -162,18 +166,63 @@ def encode_value(arch: str, spec: ArgSpec, text: str | int) -> int:
     Accepts symbols and numbers joined by ``|``, and negative numbers as two's complement.
 
     Raises:
-        AbiError: a symbol is not known for this argument (the hint has near names), or a number does not fit.
+        AbiError: a symbol is not known for this argument (the hint has near names), a number does not fit, or
+            two parts contradict each other (see `check_joined`).
     """
     if isinstance(text, int):
         return _fit(spec, text)
     value = 0
+    parts = []
     for part in text.split("|"):
         word = part.strip()
         number = _parse_number(spec, word)
         if number is None:
             number = _symbol(arch, spec, word)
-        value |= _fit(spec, number)
+        parts.append((word, _fit(spec, number)))
+        value |= parts[-1][1]
+    check_joined(arch, spec, parts)
     return value
+
+
+def check_joined(arch: str, spec: ArgSpec, parts: Sequence[tuple[str, int]]) -> None:
+    """Refuse parts joined by ``|`` that make a value none of them stands for: AF_UNIX|AF_INET is AF_AX25.
+
+    Args:
+        arch: whose symbols.
+        spec: of the argument.
+        parts: each part as written, and its value.
+
+    Raises:
+        AbiError: one part says what all bits of a field are, and another says otherwise.
+    """
+    if len(parts) < 2 or spec.constants is None:
+        return
+    key = (spec.constants, arch)
+    by_name = _symbols.get(key)
+    if by_name is None:
+        by_name = _symbols[key] = {symbol.name: symbol for symbol in _set(*key)[0]}
+    for word, _ in parts:
+        symbol = by_name.get(word)
+        if symbol is None or _stands_beside_any(spec, symbol):
+            continue
+        for other, value in parts:
+            met = by_name.get(other)
+            if met is not None and _stands_beside_any(spec, met):
+                continue
+            said = value & symbol.mask
+            if said != symbol.value and (said or (met is not None and met.mask & symbol.mask)):
+                joined = 0
+                for _, one in parts:
+                    joined |= one
+                raise AbiError(
+                    f"{word}|{other} stands for neither of them: it is {decode_value(arch, spec, joined)}",
+                    hint=f"say [{', '.join(one for one, _ in parts)}] for any of these values",
+                )
+
+
+def _stands_beside_any(spec: ArgSpec, symbol: _Symbol) -> bool:
+    # A flag says nothing of other bits, and of flags "none" (O_RDONLY, PROT_NONE) is written beside others.
+    return symbol.mask == symbol.value or (not symbol.value and spec.kind in _BITS)
 
 
 def _fit(spec: ArgSpec, number: int) -> int:

@@ -7,8 +7,14 @@ from typing import Final
 import yaml
 
 from autoprofile.abi.arch import ARCHES
-from autoprofile.abi.constants import encode_value
-from autoprofile.abi.signatures import ArgSpec, constrained_args, signature, width_in_rule
+from autoprofile.abi.constants import check_joined, encode_value
+from autoprofile.abi.signatures import (
+    ArgSpec,
+    call_signature,
+    constrained_args,
+    signature,
+    width_in_rule,
+)
 from autoprofile.abi.syscalls import syscall_name
 from autoprofile.errors import AutoprofileError, ProfileError
 from autoprofile.profile.action import Action
@@ -140,8 +146,9 @@ class RuleParser:
                 later.append((parser, value))
             else:
                 args += parser.parse(value)
-        for parser, value in later:  # how wide these are, another argument of the rule decides
-            args += parser.parse(value, args, is_refusing=action.is_refusing)
+        for parser, value in later:  # what these are, and how wide, another argument of the rule decides
+            parser.settle(str(syscall), args, is_refusing=action.is_refusing)
+            args += parser.parse(value)
         needed = constrained_args(arch, syscall) if isinstance(syscall, str) else ()
         missing = [spec.name for spec in needed if spec.index not in named]
         if missing:
@@ -173,7 +180,7 @@ def _on(arch: str) -> str:
 
 
 class _ArgParser:
-    __slots__ = ("arch", "index", "reader", "spec", "what")
+    __slots__ = ("arch", "exact", "index", "reader", "spec", "what")
 
     def __init__(self, reader: Reader, what: str, arch: str, index: int, spec: ArgSpec | None) -> None:
         self.reader = reader
@@ -181,17 +188,26 @@ class _ArgParser:
         self.arch = arch
         self.index = index
         self.spec = spec
+        self.exact = spec  # with the symbols of the rule's command
 
-    def parse(
-        self, node: yaml.Node, others: list[Arg] | None = None, *, is_refusing: bool = True
-    ) -> list[Arg]:
-        natural = ARCHES[self.arch].bits
-        if self.spec is not None:
-            natural = self.spec.width
-            if (decides := self.spec.other_width_if) is not None:
-                deciding = listed_values(others or (), decides.index)
-                natural = width_in_rule(self.spec, deciding, is_refusing=is_refusing)
-                self.spec = self.spec._replace(width=natural, other_width_if=None)
+    def settle(self, syscall: str, others: list[Arg], *, is_refusing: bool) -> None:
+        """Make use of what the rule says of the argument that decides what this one is."""
+        spec = self.spec
+        assert spec is not None
+        assert spec.other_width_if is not None
+        at = spec.other_width_if.index
+        deciding = listed_values(others, at)
+        width = width_in_rule(spec, deciding, is_refusing=is_refusing)
+        self.spec = self.exact = spec._replace(width=width, other_width_if=None)
+        if deciding is not None and len(deciding) == 1:
+            values: list[int | None] = [None] * 6
+            values[at] = min(deciding)
+            exact = call_signature(self.arch, syscall, values)
+            if exact is not None and exact.args[self.index].constants is not None:
+                self.exact = exact.args[self.index]
+
+    def parse(self, node: yaml.Node) -> list[Arg]:
+        natural = self.spec.width if self.spec is not None else ARCHES[self.arch].bits
         if isinstance(node, yaml.ScalarNode):
             if self.reader.kind(node) == "str" and node.value == "any":
                 return []
@@ -235,7 +251,7 @@ class _ArgParser:
         if op == "mask":
             bits = 0
             for item in node.value if isinstance(node, yaml.SequenceNode) else [node]:
-                bits |= self._value(item, width)
+                bits |= self._value(item, width, is_mask=True)
             return [self._arg("masked_eq", 0, ~bits & ((1 << width) - 1), width)]
         if op == "masked_eq":
             pair = self.reader.items(node, f"{self.what}.masked_eq")
@@ -264,6 +280,7 @@ class _ArgParser:
         if not isinstance(node, yaml.ScalarNode) or reader.kind(node) not in {"str", "int"}:
             raise reader.wrong(node, self.what, "a symbol or a number")
         value = 0
+        parts: list[tuple[str, int]] = []
         for part in node.value.split("|"):
             word = part.strip(" ")
             number = number_of(word)
@@ -277,7 +294,13 @@ class _ArgParser:
                     f"{self.what}: {word} does not fit in the {width} bits compared{_on(self.arch)}",
                     "the kernel reads only 32 bits of it; width: 64 compares all" if width == 32 else None,
                 )
-            value |= number & ((1 << width) - 1)
+            parts.append((word, number & ((1 << width) - 1)))
+            value |= parts[-1][1]
+        if len(parts) > 1 and self.exact is not None and not is_mask:
+            try:
+                check_joined(self.arch, self.exact, parts)
+            except AutoprofileError as error:
+                raise reader.error(node, f"{self.what}: {error.what}", error.hint) from None
         return value
 
     def _symbol(self, node: yaml.Node, word: str) -> int:

@@ -433,3 +433,20 @@ syscalls:
     by_hand = SeccompRule("fcntl", Action.errno("EPERM"), (Arg(1, "eq", 10), Arg(2, "eq", 9)))
     (bound,) = Profile(mode="denylist", default=Action.ALLOW, rules=(by_hand,)).rules
     assert [one.width for one in bound.comparators] == [32, 32]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "socket: [{family: AF_UNIX|AF_INET, type: any, protocol: any}]",
+        "prctl: [{option: PR_SET_NAME|PR_SET_NO_NEW_PRIVS, arg2: any, arg3: any}]",
+        "prctl: [{option: PR_CAP_AMBIENT, arg2: PR_CAP_AMBIENT_IS_SET|PR_CAP_AMBIENT_RAISE, arg3: any}]",
+        "fcntl: [{cmd: [F_SETFL, F_SETFD|F_GETFL], arg: any}]",
+    ],
+)
+def test_values_joined_into_another_are_refused_where_they_stand(rule: str) -> None:
+    """AF_UNIX|AF_INET is not either but AF_AX25: the profile does not load, and says what to write."""
+    text = f"autoprofile: 1\narch: [x86_64]\ndefault: kill\nsyscalls:\n  {rule}\n"
+    with pytest.raises(ProfileError, match="stands for neither") as caught:
+        Profile.loads(text, "p.yaml")
+    assert caught.value.where == "p.yaml:5"
