@@ -69,7 +69,6 @@ static __always_inline struct event *new_event(__u32 kind)
 	if (event) {
 		event->kind = kind;
 		event->path_at = PATH_BYTES;
-		event->reserved = 0;
 	}
 	return event;
 }
@@ -81,11 +80,17 @@ ONCE __u32 file_id(__u64 file, __u32 tgid, __u32 is_program)
 	struct file_key key = {};
 	struct event *event;
 	__u32 *known, id;
-	__u64 inode;
+	__u64 inode, task;
 
 	if (!file || !all)
 		return 0;
 	inode = read_file_inode(file);
+	task = caller_task();
+	key.size = read_inode_size(inode);
+	key.changed_s = read_inode_changed_s(inode);
+	/* Without the bit that says whether somebody has asked (I_CTIME_QUERIED, include/linux/fs.h, Linux 6.13). */
+	key.changed_ns = read_inode_changed_ns(inode) & 0x3FFFFFFF;
+	key.name = read_dentry_hash(read_file_dentry(file));
 	key.ino = read_inode_number(inode);
 	key.dev = read_super_device(read_inode_super(inode));
 	key.generation = read_inode_generation(inode);
@@ -111,6 +116,10 @@ ONCE __u32 file_id(__u64 file, __u32 tgid, __u32 is_program)
 	event->pid = tgid;
 	event->ino = key.ino;
 	event->is_program = is_program;
+	event->mount_space = read_mount_space_number(read_nsproxy_mount_space(read_task_nsproxy(task)));
+	event->root = read_fs_root(read_task_fs(task));
+	event->changed_ns = key.changed_ns;
+	event->changed_s = key.changed_s;
 	write_path(event, file);
 	bpf_ringbuf_submit(event, 0);
 	return id;
@@ -123,6 +132,16 @@ static __always_inline __u64 file_of_descriptor(__u32 fd)
 	if (fd < read_table_size(table))
 		bpf_probe_read_kernel(&file, sizeof(file), (void *)(read_table_slots(table) + 8ULL * fd));
 	return file;
+}
+
+/* A file is mapped with instructions. */
+APART int note_mapped(__u32 fd)
+{
+	__u64 file = (__s32)fd >= 0 ? file_of_descriptor(fd) : 0;
+
+	if (file)
+		file_id(file, bpf_get_current_pid_tgid() >> 32, 0);
+	return 0;
 }
 
 static __always_inline __u32 program_of(__u64 task, __u32 tgid)
@@ -141,6 +160,7 @@ APART struct thread *adopt_caller(void)
 {
 	struct config *config = config_of();
 	struct thread *thread;
+	struct totals *all;
 	__u64 pid_tgid;
 
 	if (!config || !(config->flags & CONFIG_CGROUP))
@@ -148,6 +168,9 @@ APART struct thread *adopt_caller(void)
 	pid_tgid = bpf_get_current_pid_tgid();
 	if (pid_tgid >> 32 == config->own_tgid || !is_in_cgroup(config))
 		return 0;
+	all = totals_of();
+	if (all)
+		ADD(&all->adopted, 1);
 	thread = adopt(pid_tgid, pid_tgid >> 32);
 	if (thread)
 		thread->program = program_of(caller_task(), pid_tgid >> 32);
@@ -209,7 +232,7 @@ PROBE(sys_enter_only, "sys_enter")
 APART int end_oddly(struct thread *thread, regs_t regs, __s64 ret)
 {
 	__u32 nr = nr_of(regs), arch = arch_of(caller_status(), nr), flags = thread->flags;
-	__u64 args[6], file;
+	__u64 args[6];
 
 	read_args(args, regs, arch);
 	if (arch == ARCH_I386)
@@ -218,11 +241,8 @@ APART int end_oddly(struct thread *thread, regs_t regs, __s64 ret)
 		on_answered(thread, arch, nr, args, ret);
 		return 0;
 	}
-	if (flags & THREAD_MAPS_CODE && !is_error(ret) && (__s32)args[4] >= 0) {
-		file = file_of_descriptor(args[4]);
-		if (file)
-			file_id(file, bpf_get_current_pid_tgid() >> 32, 0);
-	}
+	if (flags & THREAD_MAPS_CODE && !is_error(ret))
+		note_mapped(args[4]);
 	thread->flags = 0;
 	count_return(&thread->slots[thread->slot & (SLOTS - 1)], ret);
 	return 0;
@@ -347,6 +367,8 @@ QUESTION(ask)
 			return read_task_tgid(read_task_parent(task));
 		if (subject == ASK_MOUNT_SPACE)
 			return read_mount_space_number(read_nsproxy_mount_space(read_task_nsproxy(task)));
+		if (subject == ASK_ROOT)
+			return read_fs_root(read_task_fs(task));
 		if (subject == ASK_PROGRAM)
 			return program_of(task, bpf_get_current_pid_tgid() >> 32);
 		file = file_of_descriptor(subject - ASK_DESCRIPTOR);

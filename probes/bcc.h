@@ -9,12 +9,14 @@
 #ifdef HEADERS
 #include <linux/fdtable.h>
 #include <linux/fs.h>
+#include <linux/fs_struct.h>
 #include <linux/mm_types.h>
 #include <linux/mount.h>
 #include <linux/ns_common.h>
 #include <linux/nsproxy.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
+#include <linux/version.h>
 
 /* The beginnings of what fs/mount.h keeps to itself (Linux 5.11 to 6.18). */
 struct mount {
@@ -27,8 +29,16 @@ struct mnt_namespace {
 	struct ns_common ns;
 };
 #define AT(name, in, path) offsetof(struct in, path)
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 11, 0)
+#define RENAMED(function, type, in, path, path_6_6, path_before) FIELD(function, type, in, path)
+#elif LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
+#define RENAMED(function, type, in, path, path_6_6, path_before) FIELD(function, type, in, path_6_6)
+#else
+#define RENAMED(function, type, in, path, path_6_6, path_before) FIELD(function, type, in, path_before)
+#endif
 #else
 #define AT(name, in, path) AT_##name
+#define RENAMED(function, type, in, path, path_6_6, path_before) FIELD(function, type, in, path)
 #endif
 
 #define FIELD(function, type, in, path)                                                                       \

@@ -44,6 +44,7 @@ struct thread_info {
 };
 
 struct qstr {
+	__u32 hash;
 	__u32 len;
 	const unsigned char *name;
 };
@@ -56,6 +57,22 @@ struct inode {
 	unsigned long i_ino;
 	__u32 i_generation;
 	struct super_block *i_sb;
+	__s64 i_size;
+	__s64 i_ctime_sec;
+	__u32 i_ctime_nsec;
+};
+
+struct timespec64 {
+	__s64 tv_sec;
+	long tv_nsec;
+};
+
+struct inode___6_6 {
+	struct timespec64 __i_ctime;
+};
+
+struct inode___before {
+	struct timespec64 i_ctime;
 };
 
 struct dentry {
@@ -93,6 +110,10 @@ struct files_struct {
 	struct fdtable *fdt;
 };
 
+struct fs_struct {
+	struct path root;
+};
+
 struct ns_common {
 	__u32 inum;
 };
@@ -124,6 +145,7 @@ struct task_struct {
 	struct mm_struct *mm;
 	struct nsproxy *nsproxy;
 	struct files_struct *files;
+	struct fs_struct *fs;
 };
 
 struct pt_regs {
@@ -136,6 +158,15 @@ struct pt_regs {
 	static __always_inline type function(__u64 at)                                                        \
 	{                                                                                                     \
 		return (type)BPF_CORE_READ((struct in *)at, path);                                            \
+	}
+#define RENAMED(function, type, in, path, path_6_6, path_before)                                              \
+	static __always_inline type function(__u64 at)                                                        \
+	{                                                                                                     \
+		if (bpf_core_field_exists(((struct in *)0)->path))                                            \
+			return (type)BPF_CORE_READ((struct in *)at, path);                                    \
+		if (bpf_core_field_exists(((struct in##___6_6 *)0)->path_6_6))                                \
+			return (type)BPF_CORE_READ((struct in##___6_6 *)at, path_6_6);                        \
+		return (type)BPF_CORE_READ((struct in##___before *)at, path_before);                          \
 	}
 #define OFFSET(name, in, path)                                                                                \
 	static __always_inline __u64 name(void)                                                               \

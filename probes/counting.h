@@ -248,6 +248,34 @@ APART void add_to(struct cell *cell, struct slot *slot)
 	ADD(&cell->count, own->count);
 }
 
+/* Count a slot for which there is no room without its program and arguments: what a filter refused is never lost. */
+ONCE int spill(struct slot *slot)
+{
+	__u32 arch, nr, at, program;
+	struct spilled *to;
+
+	if (!slot)
+		return 0;
+	arch = slot->key.program_arch & 3;
+	nr = slot->key.nr;
+	program = slot->key.program_arch >> 2;
+	at = arch == ARCH_X32 ? nr & ~0x40000000u : nr;
+	at = arch * LAYOUT_NRS + (at < LAYOUT_NRS - 1 ? at : LAYOUT_NRS - 1);
+	to = LOOKUP(spilled, &at);
+	if (!to)
+		return 0;
+	if (!to->count)
+		to->program = program;
+	else if (to->program != program)
+		to->program = SPILLED_BY_MANY;
+	to->nr = nr;
+	to->last_return = slot->cell.last_return;
+	ADD(&to->refused, slot->cell.refused);
+	ADD(&to->doubtful, slot->cell.doubtful);
+	ADD(&to->count, slot->cell.count);
+	return 0;
+}
+
 /* Put what a thread has counted for itself where it is counted for all, and empty the slot. */
 ONCE int flush(struct thread *thread, struct slot *slot)
 {
@@ -276,6 +304,7 @@ ONCE int flush(struct thread *thread, struct slot *slot)
 			note_process(thread, cell);
 	} else {
 		ADD(&all->cells_full, slot->cell.count);
+		spill(slot);
 	}
 	slot->cell.count = 0;
 	return 0;
@@ -517,6 +546,8 @@ ONCE int begin_oddly(struct thread *thread)
 	return 0;
 }
 
+APART int note_mapped(__u32 fd);
+
 /* A member makes a call. Where its end is not watched, what calls return is not seen, nor is what seccomp refuses. */
 static __always_inline void on_enter(struct thread *thread, regs_t regs, __u32 nr, __u32 flags)
 {
@@ -527,8 +558,12 @@ static __always_inline void on_enter(struct thread *thread, regs_t regs, __u32 n
 		begin_oddly(thread);
 	if (layout) {
 		read_args(args, regs, arch);
-		if (flags && layout & LAYOUT_MAPS_FILE && args[2] & PROT_EXEC)
-			flags |= THREAD_MAPS_CODE;
+		if (layout & LAYOUT_MAPS_FILE && args[2] & PROT_EXEC) {
+			if (flags)
+				flags |= THREAD_MAPS_CODE;
+			else
+				note_mapped(args[4]); /* its end is not watched */
+		}
 		count_call(thread, arch, nr, layout, args);
 	} else {
 		count_call(thread, arch, nr, 0, 0);

@@ -1,8 +1,9 @@
 /* The kernel's own data that the probes read, each field by a function of its own.
  *
  * The including file says how: FIELD(function, type, struct, path) reads a field at an address, OFFSET(name, struct,
- * path) is where it lies. libbpf relocates both by the running kernel's BTF; for bcc the loader reads this list and
- * looks the offsets up (autoprofile/trace/ebpf/offsets.py). Pointers are numbers: nothing is followed unread.
+ * path) is where it lies. RENAMED is a FIELD that was elsewhere before: since Linux 6.11, since 6.6, and earlier. libbpf
+ * relocates all by the running kernel's BTF; for bcc the loader reads this list and looks the offsets up
+ * (autoprofile/trace/ebpf/bcc_offsets.py). Pointers are numbers: nothing is followed unread.
  */
 FIELD(read_task_status, __u32, task_struct, thread_info.status)
 FIELD(read_task_pid, __u32, task_struct, pid)
@@ -14,6 +15,8 @@ FIELD(read_task_signal, __u64, task_struct, signal)
 FIELD(read_task_mm, __u64, task_struct, mm)
 FIELD(read_task_nsproxy, __u64, task_struct, nsproxy)
 FIELD(read_task_files, __u64, task_struct, files)
+FIELD(read_task_fs, __u64, task_struct, fs)
+FIELD(read_fs_root, __u64, fs_struct, root.dentry)
 FIELD(read_signal_flags, __u32, signal_struct, flags)
 FIELD(read_mm_exe_file, __u64, mm_struct, exe_file)
 FIELD(read_nsproxy_mount_space, __u64, nsproxy, mnt_ns)
@@ -27,10 +30,14 @@ FIELD(read_file_inode, __u64, file, f_inode)
 FIELD(read_inode_number, __u64, inode, i_ino)
 FIELD(read_inode_generation, __u32, inode, i_generation)
 FIELD(read_inode_super, __u64, inode, i_sb)
+FIELD(read_inode_size, __u64, inode, i_size)
+RENAMED(read_inode_changed_s, __u64, inode, i_ctime_sec, __i_ctime.tv_sec, i_ctime.tv_sec)
+RENAMED(read_inode_changed_ns, __u32, inode, i_ctime_nsec, __i_ctime.tv_nsec, i_ctime.tv_nsec)
 FIELD(read_super_device, __u32, super_block, s_dev)
 FIELD(read_dentry_parent, __u64, dentry, d_parent)
 FIELD(read_dentry_name, __u64, dentry, d_name.name)
 FIELD(read_dentry_length, __u32, dentry, d_name.len)
+FIELD(read_dentry_hash, __u32, dentry, d_name.hash)
 FIELD(read_mount_parent, __u64, mount, mnt_parent)
 FIELD(read_mount_point, __u64, mount, mnt_mountpoint)
 FIELD(read_mount_root, __u64, mount, mnt.mnt_root)

@@ -10,6 +10,7 @@ ARRAY_MAP(strangers, __u64, 16384) /* address of registers, hashed -> that they 
 HASH_MAP(processes, __u32, struct process, 4096, 0)
 HASH_MAP(cells, struct cell_key, struct cell, 16384, 0)
 HASH_MAP(plain, __u64, struct cell, 4096, 0)
+ARRAY_MAP(spilled, struct spilled, 4096) /* arch * LAYOUT_NRS + number; the last of each for unknown numbers */
 HASH_MAP(files, struct file_key, __u32, 4096, 0)
 HASH_MAP(seen, struct seen_key, __u8, 262144, BPF_F_NO_PREALLOC)
 ARRAY_MAP(layouts, struct layouts, 1)

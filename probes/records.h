@@ -134,9 +134,14 @@ struct seen_key {
 	__u32 cell;
 };
 
+/* A file that was written or renamed is another one. */
 struct file_key {
 	__u64 dentry;
 	__u64 ino;
+	__u64 size;
+	__u64 changed_s; /* ctime, kept to the kernel's tick: size and name tell what is changed twice within one */
+	__u32 changed_ns;
+	__u32 name; /* hashed with its directory */
 	__u32 dev;
 	__u32 generation;
 };
@@ -150,6 +155,7 @@ struct totals {
 	__u64 processes;
 	__u64 regs_at; /* where a thread's registers are on its stack; 0: not known yet */
 	__u64 era;     /* of `strangers`: the next begins when somebody who ran before becomes a member */
+	__u64 adopted; /* threads that became members in mid-life, with a past that nobody has seen */
 	__s64 live; /* threads born or adopted, less those that ended; negative when the loader's own end */
 	__u64 cells_full;   /* calls not counted */
 	__u64 threads_full; /* births not followed */
@@ -157,6 +163,17 @@ struct totals {
 	__u64 files_full;   /* programs without an identity */
 	__u64 ring_full;    /* events not sent */
 };
+
+/* Calls for which `cells` or `plain` had no room, by arch and number alone. */
+struct spilled {
+	__u64 count;
+	__u64 refused;
+	__u64 doubtful;
+	__s64 last_return;
+	__u32 program; /* SPILLED_BY_MANY where there were several */
+	__u32 nr;      /* of the last one */
+};
+#define SPILLED_BY_MANY 0xFFFFFFFFu
 
 #define EVENT_FILE 1u /* a program or library seen for the first time */
 #define EVENT_END 2u  /* no thread is left */
@@ -171,7 +188,10 @@ struct event {
 	__u32 path_at; /* offset of the path in `path`; PATH_BYTES when there is none */
 	__u64 ino;
 	__u32 is_program;
-	__u32 reserved;
+	__u32 mount_space; /* of the process */
+	__u32 root;        /* the lower half of the address of its root directory's entry */
+	__u32 changed_ns;
+	__u64 changed_s;
 	char path[PATH_BYTES + NAME_BYTES];
 };
 
@@ -184,7 +204,8 @@ struct event {
 #define ASK_PARENT 2u
 #define ASK_MOUNT_SPACE 3u
 #define ASK_PROGRAM 4u    /* its id; told of as any program's */
-#define ASK_DESCRIPTOR 5u /* plus a descriptor: the lower half of its inode's number */
+#define ASK_ROOT 5u       /* as in `struct event` */
+#define ASK_DESCRIPTOR 6u /* plus a descriptor: the lower half of its inode's number */
 #define ANSWER_IS_MEMBER 0u
 #define ANSWER_FOLLOWED 1u
 #define ANSWER_FULL 2u

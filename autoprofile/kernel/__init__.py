@@ -10,6 +10,7 @@ from autoprofile.kernel import ptrace, seccomp
 from autoprofile.kernel.call import KernelError, KernelLacksError, fail, kernel_release
 from autoprofile.kernel.process import (
     has_cap_sys_admin,
+    open_in_root,
     pidfd_getfd,
     pidfd_open,
     pidfd_send_signal,
@@ -28,6 +29,7 @@ __all__ = [
     "fail",
     "has_cap_sys_admin",
     "kernel_release",
+    "open_in_root",
     "pidfd_getfd",
     "pidfd_open",
     "pidfd_send_signal",

@@ -18,6 +18,7 @@ __all__ = [
     "PR_SET_NO_NEW_PRIVS",
     "PR_SET_PTRACER_ANY",
     "has_cap_sys_admin",
+    "open_in_root",
     "pidfd_getfd",
     "pidfd_open",
     "pidfd_send_signal",
@@ -38,6 +39,10 @@ PR_SET_PTRACER_ANY: Final = -1
 
 # include/uapi/asm-generic/unistd.h: numbers from 424 on are the same on every architecture
 _NR_PIDFD_GETFD: Final = 438
+_NR_OPENAT2: Final = 437
+# include/uapi/linux/openat2.h
+_RESOLVE_NO_MAGICLINKS: Final = 0x02
+_RESOLVE_IN_ROOT: Final = 0x10
 
 _CAP_SYS_ADMIN: Final = 21  # include/uapi/linux/capability.h
 
@@ -73,6 +78,26 @@ def set_ptracer(pid: int) -> None:
     except KernelError as error:
         if error.errno != errno.EINVAL:  # EINVAL: no Yama here, hence nothing to allow
             raise
+
+
+def open_in_root(root: str, path: str) -> int:
+    """Open a path with O_PATH as if `root` were the root directory, for its symbolic links, too; return it.
+
+    openat2(2), Linux 5.6.
+    """
+    try:
+        root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        fail("open", f"opening {root}", error.errno)
+    try:
+        how = (ctypes.c_uint64 * 3)(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+        name = ctypes.create_string_buffer(os.fsencode(path))
+        fd = syscall(_NR_OPENAT2, root_fd, ctypes.addressof(name), ctypes.addressof(how), ctypes.sizeof(how))
+        if fd < 0:
+            fail("openat2", f"opening {path} below {root}")
+        return fd
+    finally:
+        os.close(root_fd)
 
 
 def pidfd_open(pid: int) -> int:

@@ -146,8 +146,13 @@ def test_headers_of_another_kernel_are_not_believed(bcc, monkeypatch):
 def own_headers(folder) -> bcc_headers.Headers:
     """Return headers that are this kernel's: the installed ones, with the structures that are read laid out anew."""
     structs: dict[str, dict[str, list[sources.Field]]] = {}
+    renamed = ""
     for field in [*sources.fields(), sources.Field("inum", "ns_common", "inum")]:
-        if field.struct not in ("mount", "mnt_namespace"):  # the probes' own, for the kernel hides them
+        if field.before:  # the installed headers' version decides which of its names is looked for
+            (at,) = bcc_loader.offsets_from_btf([field]).values()
+            for name in (field.path, field.before[-1].split(".")[1]):
+                renamed += f"struct {{ char before_{name}[{at}]; char {name}[8]; }}; "
+        elif field.struct not in ("mount", "mnt_namespace"):  # the probes' own, for the kernel hides them
             structs.setdefault(field.struct, {}).setdefault(field.path.split(".")[0], []).append(field)
     structs["vfsmount"] = {"mnt_root": [sources.Field("root", "vfsmount", "mnt_root")]}
     lines = ["#pragma once", "#include <linux/types.h>"]
@@ -167,11 +172,26 @@ def own_headers(folder) -> bcc_headers.Headers:
             lines.append(
                 f"struct {{ char before_{member}[{at}]; struct {{ union {{ {inside}}}; }} {member}; }};"
             )
+        if struct == "inode":
+            lines += [
+                renamed,
+                *(f"struct {{ union {{ {renamed}}}; }} {name};" for name in ("i_ctime", "__i_ctime")),
+            ]
         lines.append("}; };")
     include = folder / "include/linux"
     (include / "sched").mkdir(parents=True)
     (include / "own.h").write_text("\n".join(lines))
-    for name in ("fdtable", "fs", "mm_types", "mount", "ns_common", "nsproxy", "sched", "sched/signal"):
+    for name in (
+        "fdtable",
+        "fs",
+        "fs_struct",
+        "mm_types",
+        "mount",
+        "ns_common",
+        "nsproxy",
+        "sched",
+        "sched/signal",
+    ):
         (include / f"{name}.h").write_text("#include <linux/own.h>\n")
     installed = bcc_headers.find_headers()
     return bcc_headers.Headers(os.uname().release, (folder, *installed.trees))

@@ -64,14 +64,21 @@ class _Walk:
         self._bpf, self._btf = bpf, btf
 
     def offset(self, field: Field) -> int:
-        number, total = self._bpf.btf__find_by_name_kind(self._btf, field.struct.encode(), _STRUCT), 0
-        for name in field.path.split("."):
+        struct = self._bpf.btf__find_by_name_kind(self._btf, field.struct.encode(), _STRUCT)
+        for path in (field.path, *field.before):
+            if (total := self._along(struct, path)) is not None:
+                return total
+        raise MachineError(
+            f"this kernel has no {field.struct}.{field.path}, which the probes read",
+            hint="--backend notify and ptrace do without",
+        )
+
+    def _along(self, number: int, path: str) -> int | None:
+        total = 0
+        for name in path.split("."):
             found = self._member(number, name.encode()) if number > 0 else None
             if found is None:
-                raise MachineError(
-                    f"this kernel has no {field.struct}.{field.path}, which the probes read",
-                    hint="--backend notify and ptrace do without",
-                )
+                return None
             at, number = found
             total += at
         return total

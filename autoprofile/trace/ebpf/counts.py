@@ -17,11 +17,14 @@ from autoprofile.observations.recorder import Tally, error_names, return_name
 from autoprofile.trace.ebpf.records import (
     ARCHES,
     KEY_BYTES,
+    LAYOUT_NRS,
     RETURN_SIGNAL,
     RETURN_UNSEEN,
+    SPILLED_BY_MANY,
     Cell,
     CellKey,
     Layout,
+    Spilled,
     Totals,
     noted_args,
 )
@@ -40,6 +43,7 @@ __all__ = [
     "kept_args",
     "observations_from_counts",
     "returned",
+    "spilled_from_map",
     "tally_from_counts",
 ]
 
@@ -51,7 +55,8 @@ class Count:
     """One cell: what was called, and how often.
 
     `refused` of `count` calls were answered by seccomp. `doubtful` ones are not in `count`: they failed, and
-    were either refused or begun before their thread was followed. `last_return`: None where it was not seen,
+    were either refused or begun before their thread was followed. Without `has_args` nothing is known of the
+    arguments, and `file` is 0 where several programs called. `last_return`: None where it was not seen,
     RETURN_SIGNAL, 0 or an errno. `errors`: bit n for errno n, bit 0 for those above 63 and for SIGSYS.
     """
 
@@ -70,6 +75,7 @@ class Count:
     doubtful: int = 0
     errors: int = 0
     classes: dict[int, Class] = field(default_factory=dict)
+    has_args: bool = True
 
     def add(self, other: Count) -> None:
         """Add a cell of the same program and call."""
@@ -111,6 +117,34 @@ def counts_from_maps(keys: bytes, values: bytes, number: int) -> list[Count]:
                 cell.doubtful,
                 cell.errors,
                 _classes(ARCHES[key.program_arch & 3], key.nr, cell),
+            )
+        )
+    return counts
+
+
+def spilled_from_map(values: bytes) -> list[Count]:
+    """Return the calls for which there was no room, without arguments, from a map that was read whole."""
+    counts = []
+    for at in range(len(values) // ctypes.sizeof(Spilled)):
+        one = Spilled.from_buffer_copy(values, at * ctypes.sizeof(Spilled))
+        if not one.count:
+            continue
+        counts.append(
+            Count(
+                0 if one.program == SPILLED_BY_MANY else one.program,
+                ARCHES[at // LAYOUT_NRS],
+                one.nr,
+                (0,) * 6,
+                one.count - one.doubtful,
+                0,
+                0,
+                0,
+                0,
+                one.refused,
+                None if one.last_return == RETURN_UNSEEN else one.last_return,
+                0,
+                one.doubtful,
+                has_args=False,
             )
         )
     return counts

@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from autoprofile.errors import MachineError
-from autoprofile.trace.ebpf.counts import Count, add_losses, counts_from_maps
+from autoprofile.trace.ebpf.counts import Count, add_losses, counts_from_maps, spilled_from_map
 from autoprofile.trace.ebpf.files import Files
 from autoprofile.trace.ebpf.libbpf import EventRing
 from autoprofile.trace.ebpf.loading import BTF, is_ready, lacks, load
@@ -26,6 +26,7 @@ from autoprofile.trace.ebpf.records import (
     ASK_PARENT,
     ASK_PROCESS,
     ASK_PROGRAM,
+    ASK_ROOT,
     ASK_SELF,
     ASK_THREAD,
     EVENT_FILE,
@@ -90,6 +91,7 @@ class Probes:
             for number, condition in enumerate(conditions):
                 self._maps["conditions"].put(number.to_bytes(4, "little"), bytes(condition))
             self._ring = EventRing(self._maps["events"], self._take)
+            self.files.own_root = self._object.ask(ASK_SELF, ASK_ROOT)
             if self._object.is_unsure:
                 self._check_kernel()
         except BaseException:
@@ -188,6 +190,14 @@ class Probes:
             for i in range(number)
         }
         return counts_from_maps(keys, cells, number) + self._counts_of_threads(ids)
+
+    def spilled(self) -> list[Count]:
+        """Return the calls for which there was no room, without arguments; they are among the losses, too."""
+        if not self.totals().cells_full:
+            return []
+        spilled = self._maps["spilled"]
+        values = (spilled.get(at.to_bytes(4, "little")) for at in range(spilled.entries))
+        return spilled_from_map(b"".join(value or b"" for value in values))
 
     def _counts_of_threads(self, ids: Mapping[bytes, int]) -> list[Count]:
         counts: list[Count] = []

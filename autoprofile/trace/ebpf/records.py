@@ -29,13 +29,16 @@ __all__ = [
     "ASK_PARENT",
     "ASK_PROCESS",
     "ASK_PROGRAM",
+    "ASK_ROOT",
     "ASK_SELF",
     "ASK_THREAD",
     "KEY_BYTES",
+    "LAYOUT_NRS",
     "PROCESS_CELLS",
     "RETURN_SIGNAL",
     "RETURN_UNSEEN",
     "SIZES",
+    "SPILLED_BY_MANY",
     "THREAD_IN_CALL",
     "THREAD_UNSURE",
     "Cell",
@@ -49,6 +52,7 @@ __all__ = [
     "Process",
     "SeenKey",
     "Slot",
+    "Spilled",
     "Thread",
     "Totals",
     "call_tables",
@@ -74,7 +78,8 @@ RETURN_SIGNAL: Final = -2
 EVENT_FILE, EVENT_END = 1, 2
 CONFIG_CGROUP, CONFIG_MOUNT_SPACE, CONFIG_CHILD, CONFIG_CGROUP_EXEC = 1, 2, 4, 8
 ASK_FOLLOW, ASK_FORGET, ASK_SELF = 1, 2, 3
-ASK_THREAD, ASK_PROCESS, ASK_PARENT, ASK_MOUNT_SPACE, ASK_PROGRAM, ASK_DESCRIPTOR = range(6)
+ASK_THREAD, ASK_PROCESS, ASK_PARENT, ASK_MOUNT_SPACE, ASK_PROGRAM, ASK_ROOT, ASK_DESCRIPTOR = range(7)
+SPILLED_BY_MANY: Final = 0xFFFFFFFF
 ANSWER_FOLLOWED: Final = 1
 
 _SIZES: Final = {"size", "offset"}
@@ -183,14 +188,26 @@ class SeenKey(ctypes.Structure):
 class FileKey(ctypes.Structure):
     """What files are told apart by."""
 
-    _fields_ = (*_u64("dentry", "ino"), *_u32("dev", "generation"))
+    _fields_ = (*_u64("dentry", "ino", "size", "changed_s"), *_u32("changed_ns", "name", "dev", "generation"))
+
+
+class Spilled(ctypes.Structure):
+    """Calls for which there was no room, by arch and number."""
+
+    _fields_ = (
+        *_u64("count", "refused", "doubtful"),
+        ("last_return", ctypes.c_int64),
+        *_u32("program", "nr"),
+    )
 
 
 class Totals(ctypes.Structure):
     """Counters of everything, and the losses."""
 
     _fields_ = (
-        *_u64("next_file", "next_cell", "next_process", "next_member", "processes", "regs_at", "era"),
+        *_u64(
+            "next_file", "next_cell", "next_process", "next_member", "processes", "regs_at", "era", "adopted"
+        ),
         ("live", ctypes.c_int64),
         *_u64("cells_full", "threads_full", "seen_full", "files_full", "ring_full"),
     )
@@ -202,7 +219,8 @@ class Event(ctypes.Structure):
     _fields_ = (
         *_u32("kind", "file", "pid", "path_at"),
         *_u64("ino"),
-        *_u32("is_program", "reserved"),
+        *_u32("is_program", "mount_space", "root", "changed_ns"),
+        *_u64("changed_s"),
         ("path", ctypes.c_char * (_PATH_BYTES + _NAME_BYTES)),
     )
 
@@ -227,6 +245,7 @@ SIZES: Final = {
     "processes": (4, ctypes.sizeof(Process)),
     "cells": (KEY_BYTES, ctypes.sizeof(Cell)),
     "plain": (8, ctypes.sizeof(Cell)),
+    "spilled": (4, ctypes.sizeof(Spilled)),
     "files": (ctypes.sizeof(FileKey), 4),
     "seen": (ctypes.sizeof(SeenKey), 1),
     "layouts": (4, 4 * 4 * LAYOUT_NRS),

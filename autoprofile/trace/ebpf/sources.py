@@ -23,11 +23,15 @@ _FLAGS: Final = {"0": 0, "BPF_F_NO_PREALLOC": 1}
 
 @dataclass(frozen=True)
 class Field:
-    """A field of the kernel: the name the probes give it, its structure, and the way to it from there."""
+    """A field of the kernel: the name the probes give it, its structure, and the way to it from there.
+
+    `before` holds the ways of older kernels, the newest first.
+    """
 
     name: str
     struct: str
     path: str
+    before: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,13 @@ def source_dir() -> Path:
 def fields() -> list[Field]:
     """Return the fields of ``kernel.h``."""
     text = (source_dir() / "kernel.h").read_text()
-    found = re.findall(r"^(?:FIELD\((\w+), \w+|OFFSET\((\w+)), (\w+), ([\w.]+)\)$", text, re.MULTILINE)
-    return [Field(name or offset, struct, path) for name, offset, struct, path in found]
+    lines = re.findall(r"^(FIELD|RENAMED|OFFSET)\(([^)]*)\)$", text, re.MULTILINE)
+    found = []
+    for kind, inside in lines:
+        name, *words = inside.split(", ")
+        struct, path, *before = words if kind == "OFFSET" else words[1:]
+        found.append(Field(name, struct, path, tuple(before)))
+    return found
 
 
 def maps() -> list[MapSpec]:

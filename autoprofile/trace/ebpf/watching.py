@@ -145,6 +145,10 @@ class Watch:
         """Return everything counted so far."""
         return self._attached().counts()
 
+    def spilled(self) -> list[Count]:
+        """Return the calls that were counted without their arguments, for which there was no room."""
+        return self._attached().spilled()
+
     @property
     def lost(self) -> int:
         """Return how many calls, processes and names were lost so far, as far as the probes know."""
@@ -177,8 +181,12 @@ class Watch:
             libc=self._libc,
             start_time_s=self._started_s,
             duration_ns=time.monotonic_ns() - self._start_ns,
-            # Only a target without a past, followed to its end, was seen whole.
-            complete=is_final and self.has_ended and self._seeded == 0,
+            # Only a target without a past, every process of it followed to its end, was seen whole.
+            complete=is_final
+            and self.has_ended
+            and self._seeded == 0
+            and probes.totals().adopted == 0
+            and probes.live <= 0,
             libraries=probes.files.libraries,
         )
         observations = observations_from_counts(counts, probes.files, self._start_ns, returns=self._returns)
@@ -187,15 +195,22 @@ class Watch:
 
     def _seed(self) -> None:
         probes = self._attached()
+        seeded: list[int] = []
         for _ in range(_SEED_ROUNDS):
             added = 0
             for pid in processes_of(self.target):
                 if self._libc is None:
                     self._libc = str(libc_of(pid))
-                added += sum(probes.seed(tid, pid) for tid in threads_of(pid))
+                new = sum(probes.seed(tid, pid) for tid in threads_of(pid))
+                added += new
+                if new:
+                    seeded.append(pid)
             self._seeded += added
             if not added:
-                return
+                break
+        # What they map from here on is told; what they have mapped is read last, for it takes longest.
+        for pid in dict.fromkeys(seeded):
+            probes.files.add_mapped(pid)
 
     def _is_over(self, probes: Probes) -> bool:
         target = self.target
