@@ -18,6 +18,7 @@ from autoprofile.cli.output import Output
 __all__ = [
     "COMMAND",
     "ExistingFile",
+    "Number",
     "Verb",
     "beyond_option",
     "command_argument",
@@ -191,6 +192,17 @@ class ExistingFile(click.ParamType[Path]):
         from click.shell_completion import CompletionItem
 
         return [CompletionItem(incomplete, type="file")]
+
+
+class Number(click.FloatRange):
+    """A finite number in a range: a comparison with nan is false, so that no range refuses it by itself."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        number = float(super().convert(value, param, ctx))
+        if number - number != 0:  # nan or inf, without loading math on the way to enforce
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 class _CommandWord(click.types.UnprocessedParamType):

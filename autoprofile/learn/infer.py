@@ -7,6 +7,7 @@ same bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from autoprofile.abi.arch import ARCHES
@@ -104,12 +105,16 @@ def infer(
 
     Raises:
         AutoprofileError: the trace holds no call of a known arch.
-        UsageError: no such level or mode.
+        UsageError: no such level or mode, or a threshold out of range.
     """
     if level not in LEVELS:
         raise UsageError(f"there is no level {level!r}", hint="levels are " + ", ".join(LEVELS))
     if mode not in MODES:
         raise UsageError(f"there is no mode {mode!r}", hint="modes are " + ", ".join(MODES))
+    if not 0 < confidence < 1:
+        raise UsageError(f"a confidence of {confidence:g} is none", hint="it lies between 0 and 1: 0.95")
+    if not 0 <= worth < inf:
+        raise UsageError(f"a worth of {worth:g} weighs nothing", hint="it is a number from 0 up: 1")
     found = sorted({o.arch for o in trace.observations}, key=arch_rank)
     arches = tuple(a for a in found if a in ARCHES)
     if not arches:

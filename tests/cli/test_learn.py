@@ -197,6 +197,25 @@ def test_options_that_mean_nothing_together_are_usage_errors(tmp_path: Path, wor
 
 
 @pytest.mark.kernel
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--worth", "nan"),
+        ("--worth", "inf"),
+        ("--confidence", "nan"),
+        ("--until-stable", "nan"),
+        ("--timeout", "inf"),
+    ],
+)
+def test_a_threshold_is_a_finite_number(tmp_path: Path, option: str, value: str) -> None:
+    """Nan compares as false with any bound: as a worth it would drop every constraint without a word."""
+    done = autoprofile("learn", f"{option}={value}", "--level", "standard", "--", "true", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert option in done.stderr
+    assert "not a finite number" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_edits_made_during_the_run_stay(tmp_path: Path) -> None:
     """What a person changes while `learn --merge` runs is in the result, comments included."""
     profile = tmp_path / "t.yaml"

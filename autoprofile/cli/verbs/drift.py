@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from autoprofile.cli import exit as exits
-from autoprofile.cli.options import ExistingFile, json_option, output_of, profile_argument, verb
+from autoprofile.cli.options import ExistingFile, Number, json_option, output_of, profile_argument, verb
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ _SEVERITIES = ("high", "medium", "low", "info")
 )
 @click.option(
     "--unused-days",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     metavar="N",
     help="Report a rule as unused only when the traces of the last N days did not use it.",
 )

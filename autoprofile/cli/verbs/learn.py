@@ -10,6 +10,7 @@ import click
 from autoprofile.cli import exit as exits
 from autoprofile.cli.options import (
     ExistingFile,
+    Number,
     command_argument,
     force_option,
     loader_option,
@@ -70,13 +71,13 @@ __all__ = ["command"]
 )
 @click.option(
     "--confidence",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Number(0, 1, min_open=True, max_open=True),
     metavar="P",
     help="How sure to be that an argument has shown all its values, before only those are allowed; 0.95.",
 )
 @click.option(
     "--worth",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     metavar="GAIN",
     help="Security gain that a constraint has to bring for each nanosecond on the mean call; 1.",
 )
@@ -105,7 +106,7 @@ __all__ = ["command"]
 @click.option(
     "--until-stable",
     "bound",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Number(0, 1, min_open=True, max_open=True),
     is_flag=False,
     flag_value=0.05,
     metavar="[=BOUND]",
@@ -113,12 +114,12 @@ __all__ = ["command"]
 )
 @click.option(
     "--window",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     metavar="SECONDS",
     help="What counts as one repetition of a target that runs on, for --until-stable; default 10.",
 )
 @click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="End each run then."
+    "--timeout", type=Number(min=0, min_open=True), metavar="SECONDS", help="End each run then."
 )
 @click.option(
     "--merge", "merge_into", is_flag=True, help="Widen the profile when it exists, as its level and mode say."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from autoprofile.cli import exit as exits
-from autoprofile.cli.options import json_option, loader_option, output_of, profile_argument, verb
+from autoprofile.cli.options import Number, json_option, loader_option, output_of, profile_argument, verb
 from autoprofile.cli.watching import chosen_target, target_options
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ __all__ = ["command"]
 @profile_argument
 @target_options
 @click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop watching then."
+    "--timeout", type=Number(min=0, min_open=True), metavar="SECONDS", help="Stop watching then."
 )
 @click.option("--metrics", metavar="FILE|:PORT", help="Publish counters for Prometheus (:PORT on localhost).")
 @loader_option
