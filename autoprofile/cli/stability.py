@@ -124,8 +124,10 @@ class Windows:
         if trace.events == self._events:
             return True  # it slept: no evidence for anything
         self._events = trace.events
-        new = [o for o in trace.observations if (o.arch, o.nr, o.args) not in self._known]
-        self._known |= {(o.arch, o.nr, o.args) for o in new}
+        # several programs may have made one call
+        seen = {(o.arch, o.nr, o.args): o for o in trace.observations}
+        new = [o for call, o in seen.items() if call not in self._known]
+        self._known.update(seen)
         refused = [o for o in new if self._is_refused(o)]
         # A target whose calls were all made before the watch began shows nothing in its first windows.
         is_surprise = self._profile is None or bool(refused)
@@ -146,8 +148,10 @@ class Windows:
     def _is_refused(self, o: Observation) -> bool:
         if self._profile is None:
             return False
+        from autoprofile.learn.denied import is_missed
+
         decision = self._profile.decide_call(o.arch, o.nr, [a or 0 for a in o.args])
-        return not decision.action.is_permitting
+        return is_missed(self._profile, decision)
 
     def conclude(self) -> None:
         """Say so when the watch ends before the bound was reached."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autoprofile.learn.calls import call_groups, describe_call
-from autoprofile.learn.denied import is_answered
+from autoprofile.learn.denied import is_answered, is_missed
 from autoprofile.learn.evidence import CONFIDENCE, Incidence, jeffreys_mean, upper_bound
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def _denials(profile: Profile, observations: Sequence[Observation]) -> tuple[tup
     counts: dict[str, int] = {}
     for o in observations:
         decision = profile.decide_call(o.arch, o.nr, [a or 0 for a in o.args])
-        if not decision.action.is_permitting and not is_answered(decision, o):
+        if is_missed(profile, decision) and not is_answered(decision, o):
             text = describe_call(o.arch, o.nr, o.args)
             counts[text] = counts.get(text, 0) + o.count
     return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from autoprofile.learn.calls import CallGroup
     from autoprofile.observations import Observation
-    from autoprofile.profile.model import Decision
+    from autoprofile.profile.model import Decision, Profile
 
 __all__ = [
     "CHECKABLE",
@@ -30,6 +30,7 @@ __all__ = [
     "JIT_LIBRARIES",
     "always_failed",
     "is_answered",
+    "is_missed",
     "opaque",
     "spare_jit",
 ]
@@ -59,6 +60,16 @@ def is_answered(decision: Decision, o: Observation) -> bool:
     if o.only_error == error:
         return True
     return error == "ENOSYS" and syscall_name(o.arch, o.nr) in ENOSYS_FALLBACK
+
+
+def is_missed(profile: Profile, decision: Decision) -> bool:
+    """Tell whether a profile lacks a call: it refuses it, or only logs it as one without a rule.
+
+    A default of ``log`` lets everything pass, for a trial; what it would log is what the profile lacks.
+    """
+    if not decision.action.is_permitting:
+        return True
+    return decision.rule is None and decision.action.kind == "log" and profile.mode != "denylist"
 
 
 def always_failed(group: CallGroup, arches: Sequence[str]) -> SeccompRule | None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from math import nan
+
 import pytest
 
+from autoprofile.errors import UsageError
 from autoprofile.learn import infer
 from autoprofile.learn.completeness import MAX_LEFT_OUT, Completeness
+from autoprofile.profile import Action
 from tests.unit.learn.traces import observed, trace_of
 
 
@@ -92,6 +96,33 @@ def test_many_runs_are_sampled() -> None:
     found = estimate(*[("getpid",)] * (MAX_LEFT_OUT * 2))
     assert len(found.left_out) == MAX_LEFT_OUT
     assert found.left_out[-1].run == MAX_LEFT_OUT * 2 - 2
+
+
+@pytest.mark.parametrize("mode", ["allowlist", "hybrid"])
+def test_what_a_default_of_log_lets_pass_counts_as_unseen(mode: str) -> None:
+    """A trial that refuses nothing is as incomplete as the profile that will: the estimates are equal."""
+    seen = [observed("getpid"), observed("getuid", run=1), observed("read", run=2), observed("write", run=3)]
+    log, kill = (
+        infer(trace_of(*seen), mode=mode, default=action).completeness
+        for action in (Action.LOG, Action.KILL_PROCESS)
+    )
+    assert log.unseen == kill.unseen
+    assert log.left_out == kill.left_out
+    assert all(one.denials for one in log.left_out)
+
+
+def test_a_denylist_that_logs_refuses_only_what_it_names() -> None:
+    """There the default permits: what no rule names is not missing."""
+    seen = [observed("getpid"), observed("getuid", run=1), observed("read", run=2)]
+    found = infer(trace_of(*seen), mode="denylist", default=Action.LOG).completeness
+    assert not any(one.denials for one in found.left_out)
+
+
+@pytest.mark.parametrize("wrong", [{"confidence": 1.0}, {"confidence": nan}, {"worth": nan}, {"worth": -1.0}])
+def test_a_threshold_out_of_range_is_refused(wrong: dict[str, float]) -> None:
+    """What compares with nothing decides nothing."""
+    with pytest.raises(UsageError):
+        infer(trace_of(observed("getuid")), **wrong)
 
 
 def test_confidence_moves_the_bound_only() -> None:
