@@ -13,6 +13,7 @@ from autoprofile.abi.risk import syscall_risk
 from autoprofile.abi.signatures import constrained_args
 from autoprofile.abi.syscalls import syscall_name
 from autoprofile.drift.edit import accept, accept_rules
+from autoprofile.drift.joint import joint_forms
 from autoprofile.drift.record import DENIALS
 from autoprofile.errors import AutoprofileError
 from autoprofile.learn.calls import CallGroup, SeenTuple
@@ -120,6 +121,7 @@ def generalised_rules(profile: Profile, record: DriftRecord) -> tuple[SeccompRul
     values = tuple(record.args[s.index] for s in specs)
     seen = SeenTuple(values, record.count, {(0, record.program or "?"): 1}, 0)
     shapes = open_shapes(CallGroup(arch, nr, name, tuple(specs), (seen,)), Policy())
+    shapes = joint_forms(arch, specs, shapes, values)
     limit = None if profile.arch == (arch,) else (arch,)
     rules = []
     for shape in shapes:
