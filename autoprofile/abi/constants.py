@@ -22,6 +22,7 @@ __all__ = [
     "constants",
     "decode_value",
     "check_joined",
+    "encode_mask",
     "encode_value",
     "errno_name",
     "errno_number",
@@ -171,7 +172,21 @@ def encode_value(arch: str, spec: ArgSpec, text: str | int) -> int:
     """
     if isinstance(text, int):
         return _fit(spec, text)
-    value = 0
+    parts = _parts(arch, spec, text)
+    check_joined(arch, spec, parts)
+    return _joined(parts)
+
+
+def encode_mask(arch: str, spec: ArgSpec, text: str) -> int:
+    """Return the bits of all parts of a text, whatever they mean together: of a mask, not of a value.
+
+    Raises:
+        AbiError: a symbol is not known for this argument, or a number does not fit.
+    """
+    return _joined(_parts(arch, spec, text))
+
+
+def _parts(arch: str, spec: ArgSpec, text: str) -> list[tuple[str, int]]:
     parts = []
     for part in text.split("|"):
         word = part.strip()
@@ -179,8 +194,13 @@ def encode_value(arch: str, spec: ArgSpec, text: str | int) -> int:
         if number is None:
             number = _symbol(arch, spec, word)
         parts.append((word, _fit(spec, number)))
-        value |= parts[-1][1]
-    check_joined(arch, spec, parts)
+    return parts
+
+
+def _joined(parts: Sequence[tuple[str, int]]) -> int:
+    value = 0
+    for _, one in parts:
+        value |= one
     return value
 
 
@@ -211,11 +231,9 @@ def check_joined(arch: str, spec: ArgSpec, parts: Sequence[tuple[str, int]]) -> 
                 continue
             said = value & symbol.mask
             if said != symbol.value and (said or (met is not None and met.mask & symbol.mask)):
-                joined = 0
-                for _, one in parts:
-                    joined |= one
                 raise AbiError(
-                    f"{word}|{other} stands for neither of them: it is {decode_value(arch, spec, joined)}",
+                    f"{word}|{other} stands for neither of them: it is "
+                    f"{decode_value(arch, spec, _joined(parts))}",
                     hint=f"say [{', '.join(one for one, _ in parts)}] for any of these values",
                 )
 

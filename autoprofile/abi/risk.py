@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from autoprofile.abi._tables import read_rows
-from autoprofile.abi.constants import constants, encode_value
+from autoprofile.abi.constants import constants, encode_mask, encode_value
 from autoprofile.abi.signatures import ArgSpec, kernel_value, signature
 
 __all__ = ["Risk", "call_risk", "risk_conditions", "syscall_risk"]
@@ -63,7 +63,7 @@ def _one_test(arch: str, spec: ArgSpec, operator: str, operand: str) -> _Test | 
         mask = int(operator[3:] or "0xffffffffffffffff", 0)
         values = _values(arch, spec, operand)
         return (lambda args: kernel_value(spec, args[index]) & mask in values) if values else None
-    bits = encode_value(arch, spec, operand)
+    bits = encode_mask(arch, spec, operand)
     if operator == "any":
         return lambda args: args[index] & bits != 0
     if operator == "all":

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
-from autoprofile.abi.constants import constants, encode_value
+from autoprofile.abi.constants import constants, encode_mask, encode_value
 from autoprofile.abi.risk import Risk, risk_conditions
 from autoprofile.abi.signatures import signature
 from autoprofile.profile.arg import Arg
@@ -121,5 +121,5 @@ def _parse(arch: str, name: str, text: str) -> tuple[Clause, ...] | None:
             values = frozenset(encode_value(arch, spec, item) for item in items)
             clauses.append(Clause(spec.index, "in", mask, values))
         else:
-            clauses.append(Clause(spec.index, operator, encode_value(arch, spec, operand)))
+            clauses.append(Clause(spec.index, operator, encode_mask(arch, spec, operand)))
     return tuple(clauses)
