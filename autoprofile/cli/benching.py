@@ -34,7 +34,8 @@ def _show_filters(page: TextPage, compared: Comparison, timing: Timing | None) -
     sizes = {name: str(len(program)) for name, program in compared.filters.items()}
     rows = []
     for name in (SMALLEST, *compared.filters):
-        row = [_named(name, compared), sizes.get(name, "-"), f"{compared.instructions[name]:.2f}"]
+        mark = " *" if name in compared.unlike else ""
+        row = [_named(name, compared) + mark, sizes.get(name, "-"), f"{compared.instructions[name]:.2f}"]
         if timing is not None:
             mixed = timing.mixed_ns.get(name)
             row += [f"+{timing.ns[name]:.1f}", "-" if mixed is None else f"+{mixed:.1f}"]
@@ -62,6 +63,8 @@ def _show_filters(page: TextPage, compared: Comparison, timing: Timing | None) -
     elif compared.left_out:
         names = ", ".join(dict.fromkeys(str(rule.syscall) for rule in compared.left_out))
         page.line(f"libseccomp cannot express all rules of {names}: its filters do without them.", indent=2)
+    for name, difference in compared.unlike.items():
+        page.line(f"* {_named(name, compared)} does another thing: {difference}", indent=2)
 
 
 def _named(name: str, compared: Comparison) -> str:
@@ -195,6 +198,7 @@ def json_of_bench(compared: Comparison, timing: Timing | None) -> dict[str, Any]
             "name": name,
             "length": len(compared.filters[name]) if name in compared.filters else None,
             "instructions": round(compared.instructions[name], 4),
+            "differs": compared.unlike.get(name),
             "added_ns": None if timing is None else round(timing.ns[name], 2),
             "added_ns_mixed": None
             if timing is None or name not in timing.mixed_ns

@@ -21,7 +21,13 @@ from autoprofile.enforce.timing import Clock, TimedCall, refusing, time_calls, t
 from autoprofile.errors import AutoprofileError
 from autoprofile.filter import Program, SockFilter, compile_profile
 from autoprofile.filter import opcodes as op
-from autoprofile.filter.cost import FilterCost, example_calls, filter_cost, smallest_filter
+from autoprofile.filter.cost import (
+    FilterCost,
+    example_calls,
+    filter_cost,
+    first_difference,
+    smallest_filter,
+)
 from autoprofile.filter.newer import answer_beyond, with_fallbacks
 from autoprofile.kernel import kernel_release
 from autoprofile.profile import Action
@@ -73,7 +79,9 @@ class Comparison:
             for each call alone would execute.
         libseccomp: version of the libseccomp that is installed, None where there is none.
         faults: why a filter is not among those compared.
-        left_out: rules that libseccomp cannot express; its filters do without them.
+        left_out: rules that libseccomp cannot express or refuses; its filters do without them.
+        unlike: by name, a call that a filter answers otherwise than the rules it was given say, and how: such
+            a filter does another thing, and its price says nothing.
     """
 
     profile: Profile
@@ -84,6 +92,7 @@ class Comparison:
     libseccomp: str | None
     faults: tuple[str, ...]
     left_out: tuple[SeccompRule, ...]
+    unlike: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -173,18 +182,24 @@ def compare_filters(profile: Profile, *, bitmap: bool = True) -> Comparison:
     instructions = {SMALLEST: cost.smallest(bitmap=bitmap), OURS: cost.expected(bitmap=bitmap)}
     version = libseccomp_version()
     faults: list[str] = []
-    left_out: tuple[SeccompRule, ...] = ()
+    left_out: dict[SeccompRule, None] = {}
+    unlike: dict[str, str] = {}
     for optimize, name in LIBSECCOMP.items() if version else ():
         try:
             made = compile_with_libseccomp(profile, optimize=optimize)
         except AutoprofileError as error:
             faults.append(str(error))
             continue
-        left_out = made.left_out
-        expressed = replace(profile, rules=tuple(rule for rule in profile.rules if rule not in left_out))
+        left_out.update(dict.fromkeys(made.left_out))
+        kept = tuple(rule for rule in profile.rules if rule not in made.left_out)
+        expressed = replace(profile, rules=kept)
         filters[name] = made.program
+        if (difference := first_difference(expressed, made.program)) is not None:
+            unlike[name] = difference
         instructions[name] = filter_cost(expressed, made.program).expected(bitmap=bitmap)
-    return Comparison(profile, bitmap, filters, cost, instructions, version, tuple(faults), left_out)
+    return Comparison(
+        profile, bitmap, filters, cost, instructions, version, tuple(faults), tuple(left_out), unlike
+    )
 
 
 def time_filters(

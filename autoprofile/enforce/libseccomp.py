@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import signal
-import traceback
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Final
@@ -62,7 +62,7 @@ class LibseccompFilter:
 
     Attributes:
         program: its filter.
-        left_out: rules it cannot express or does not know the syscall of.
+        left_out: rules it cannot express, does not know the syscall of, or refuses.
     """
 
     program: Program
@@ -112,14 +112,14 @@ def compile_with_libseccomp(profile: Profile, *, optimize: int = 1) -> Libseccom
         optimize: SCMP_FLTATR_CTL_OPTIMIZE: 1 by priority and size of rules, 2 a binary tree (libseccomp 2.5).
 
     Raises:
-        AutoprofileError: libseccomp is missing, refuses or does not finish.
+        AutoprofileError: libseccomp is missing, refuses what is not one rule, or does not finish.
     """
     lib = _library()
     if lib is None:
         raise AutoprofileError(
             "libseccomp is not installed", hint="Debian and Ubuntu: apt install libseccomp2"
         )
-    left_out = tuple(rule for rule in profile.rules if not _is_expressible(lib, profile, rule))
+    left_out = {at for at, rule in enumerate(profile.rules) if not _is_expressible(lib, profile, rule)}
     reader, writer = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
     if child == 0:
@@ -129,27 +129,38 @@ def compile_with_libseccomp(profile: Profile, *, optimize: int = 1) -> Libseccom
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(_LIMIT_S)
             with os.fdopen(writer, "wb") as pipe:
-                pipe.write(_export(lib, profile, set(map(id, left_out)), optimize))
+                pipe.write(_answer(lib, profile, left_out, optimize))
             status = 0
-        except (AutoprofileError, OSError):
-            traceback.print_exc()
         finally:
             os._exit(status)
     os.close(writer)
     status = -1
     try:
         with os.fdopen(reader, "rb") as pipe:
-            raw = pipe.read()
+            head, _, raw = pipe.read().partition(b"\n")
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     finally:
         if status == -1:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
-    if status or not raw:
-        what = f"does not finish within {_LIMIT_S} s" if status == -signal.SIGALRM else "refuses the rules"
+    if status or not head:
+        what = f"does not finish within {_LIMIT_S} s" if status == -signal.SIGALRM else f"ended with {status}"
         raise AutoprofileError(f"libseccomp {what} (optimise {optimize})")
-    return LibseccompFilter(Program.from_bytes(raw), left_out)
+    told = json.loads(head)
+    if "fault" in told:
+        raise AutoprofileError(f"libseccomp refuses {told['fault']} (optimise {optimize})")
+    left_out.update(told["refused"])
+    return LibseccompFilter(Program.from_bytes(raw), tuple(profile.rules[at] for at in sorted(left_out)))
+
+
+def _answer(lib: ctypes.CDLL, profile: Profile, left_out: set[int], optimize: int) -> bytes:
+    # What the child says: a line of JSON, and the filter.
+    try:
+        raw, refused = _export(lib, profile, left_out, optimize)
+    except (AutoprofileError, OSError) as error:
+        return json.dumps({"fault": str(error)}).encode() + b"\n"
+    return json.dumps({"refused": sorted(refused)}).encode() + b"\n" + raw
 
 
 def _is_expressible(lib: ctypes.CDLL, profile: Profile, rule: SeccompRule) -> bool:
@@ -165,32 +176,58 @@ def _is_expressible(lib: ctypes.CDLL, profile: Profile, rule: SeccompRule) -> bo
     return sum(1 for _ in _value_tuples(rule)) <= _MOST_ARRAYS
 
 
-def _export(lib: ctypes.CDLL, profile: Profile, left_out: set[int], optimize: int) -> bytes:
-    def done(result: int, what: str, *also: int) -> None:
-        if result != 0 and result not in also:
-            raise AutoprofileError(f"libseccomp: {what}: {os.strerror(-result)}")
-
-    native = arch_from_machine(os.uname().machine)
-    context = lib.seccomp_init(profile.default.ret)
-    for arch in profile.arch:
-        done(lib.seccomp_arch_add(context, _TOKENS[arch]), arch, _EEXIST)
-    if native not in profile.arch:
-        done(lib.seccomp_arch_remove(context, _TOKENS[native]), native)
-    done(lib.seccomp_attr_set(context, _BADARCH, profile.bad_arch.ret), "the bad-arch action")
-    done(lib.seccomp_attr_set(context, _OPTIMIZE, optimize), f"optimise {optimize}")
-    for rule in profile.rules:
-        if id(rule) in left_out:
-            continue
-        named = isinstance(rule.syscall, str)
-        nr = lib.seccomp_syscall_resolve_name(str(rule.syscall).encode()) if named else rule.syscall
-        for array in _value_tuples(rule):
-            given = (_ArgCmp * max(1, len(array)))(*array)
-            done(lib.seccomp_rule_add_array(context, rule.action.ret, nr, len(array), given), str(rule))
+def _export(lib: ctypes.CDLL, profile: Profile, left_out: set[int], optimize: int) -> tuple[bytes, set[int]]:
+    # The filter, and the rules that libseccomp refused: a number it does not take, an action with data, the
+    # same comparisons with two actions.
+    refused: set[int] = set()
+    context = None
+    while context is None:
+        context = _context(lib, profile, optimize)
+        for at, rule in enumerate(profile.rules):
+            if at in left_out or at in refused:
+                continue
+            accepted = _add_rule(lib, context, rule)
+            if accepted is not None:
+                refused.add(at)
+            if accepted:  # some of its values are in already: again without all of them
+                lib.seccomp_release(context)
+                context = None
+                break
     fd = os.memfd_create("filter")
-    done(lib.seccomp_export_bpf(context, fd), "the export")
+    _done(lib.seccomp_export_bpf(context, fd), "the export")
     with os.fdopen(fd, "rb") as file:
         file.seek(0)
-        return file.read()
+        return file.read(), refused
+
+
+def _context(lib: ctypes.CDLL, profile: Profile, optimize: int) -> int:
+    native = arch_from_machine(os.uname().machine)
+    context = lib.seccomp_init(profile.default.ret)
+    if not context:
+        raise AutoprofileError(f"the default {profile.default}")
+    for arch in profile.arch:
+        _done(lib.seccomp_arch_add(context, _TOKENS[arch]), f"the arch {arch}", _EEXIST)
+    if native not in profile.arch:
+        _done(lib.seccomp_arch_remove(context, _TOKENS[native]), f"to do without {native}")
+    _done(lib.seccomp_attr_set(context, _BADARCH, profile.bad_arch.ret), f"bad_arch {profile.bad_arch}")
+    _done(lib.seccomp_attr_set(context, _OPTIMIZE, optimize), f"optimise {optimize}")
+    return int(context)
+
+
+def _add_rule(lib: ctypes.CDLL, context: int, rule: SeccompRule) -> int | None:
+    # None when all of the rule's values are accepted, else how many were before the first that was not.
+    named = isinstance(rule.syscall, str)
+    nr = lib.seccomp_syscall_resolve_name(str(rule.syscall).encode()) if named else rule.syscall
+    for number, array in enumerate(_value_tuples(rule)):
+        given = (_ArgCmp * max(1, len(array)))(*array)
+        if lib.seccomp_rule_add_array(context, rule.action.ret, nr, len(array), given):
+            return number
+    return None
+
+
+def _done(result: int, what: str, *also: int) -> None:
+    if result != 0 and result not in also:
+        raise AutoprofileError(f"{what}: {os.strerror(-result)}")
 
 
 def _value_tuples(rule: SeccompRule) -> Iterator[tuple[_ArgCmp, ...]]:

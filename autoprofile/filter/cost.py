@@ -31,6 +31,7 @@ __all__ = [
     "FilterCost",
     "example_calls",
     "filter_cost",
+    "first_difference",
     "smallest_filter",
     "smallest_length",
 ]
@@ -38,6 +39,7 @@ __all__ = [
 _U32 = 0xFFFFFFFF
 _U64 = 0xFFFFFFFFFFFFFFFF
 _MOST_EXAMPLES = 256
+_MOST_COMPARED = 32  # calls of each rule that are compared, with those beside them
 
 
 class ExampleCall(NamedTuple):
@@ -131,7 +133,7 @@ def filter_cost(profile: Profile, program: Program) -> FilterCost:
             examples = example_calls(profile, arch, syscall)
             executed = _mean(examples, [_executed(program, token, nr, e.args) for e in examples])
             smallest = _mean(examples, [smallest_length(e.words) for e in examples])
-            constant = arch != "x32" and program.is_constant_allow(token, nr)  # the bitmap has no x32 numbers
+            constant = program.is_constant_allow(token, nr)
             costs.append(CallCost(arch, nr, display_name(arch, nr), count, constant, executed, smallest))
     costs.sort(key=lambda c: (c.is_constant, -c.count * c.instructions, -c.instructions, c.arch, c.nr))
     return FilterCost(tuple(costs), len(program), _is_measured(profile))
@@ -166,6 +168,38 @@ def example_calls(
     if not any(example.weight for example in found):  # never seen
         return tuple(example._replace(weight=1.0) for example in found)
     return tuple(found)
+
+
+def first_difference(profile: Profile, program: Program) -> str | None:
+    """Look for a call that a program answers otherwise than the profile: at its rules' values and beside.
+
+    No proof (that is `prove`): it tells filters that do another thing from those that can be compared.
+
+    Returns:
+        The call and both answers, None when there is no difference among those.
+    """
+    for arch in profile.arch:
+        for syscall in sorted(profile.syscalls(arch), key=str):
+            nr = syscall if isinstance(syscall, int) else syscall_nr(arch, syscall)
+            if nr is None:
+                continue
+            indexes = {one.index for rule in profile.rules_for(arch, syscall) for one in rule.comparators}
+            examples = example_calls(profile, arch, syscall, most=_MOST_COMPARED)
+            for args in dict.fromkeys(call for e in examples for call in _beside(e.args, sorted(indexes))):
+                said, does = profile.decide_call(arch, nr, args).action, program.simulate(arch, nr, args)
+                if said != does:
+                    shown = ", ".join(f"{value:#x}" for value in args[: max(indexes, default=-1) + 1])
+                    return f"{arch} {display_name(arch, nr)}({shown}): {does} instead of {said}"
+    return None
+
+
+def _beside(args: tuple[int, ...], indexes: list[int]) -> Iterator[tuple[int, ...]]:
+    # Upper halves stay as they are: libseccomp compares them where the kernel does not look.
+    yield args
+    for index in indexes:
+        for value in (args[index] - 1, args[index] + 1):
+            if value >= 0 and value >> 32 == args[index] >> 32:
+                yield (*args[:index], value, *args[index + 1 :])
 
 
 def smallest_length(words: int) -> int:

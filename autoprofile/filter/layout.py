@@ -13,6 +13,7 @@ from autoprofile.abi.syscalls import newest_nr, syscall_table
 from autoprofile.filter import opcodes as op
 from autoprofile.filter.argdag import ArgumentCompiler, Weighted
 from autoprofile.filter.graph import Graph
+from autoprofile.filter.limits import bitmap_size
 from autoprofile.filter.lower import Call, Decision
 from autoprofile.filter.tree import Item, search_tree
 from autoprofile.profile import Action
@@ -97,17 +98,16 @@ class _Builder:
         self._bitmap = bitmap
         self._arguments = ArgumentCompiler(layout.graph)
 
-    def _runs_filter(self, arch: str, call: Call) -> bool:
-        # The bitmap knows no x32 numbers.
+    def _runs_filter(self, arch: str, nr: int, call: Call) -> bool:
         constant_allow = not call.decision.cases and call.decision.final == Action.ALLOW.ret
-        return not (constant_allow and self._bitmap and arch != "x32")
+        return not (constant_allow and self._bitmap and nr < bitmap_size(arch))
 
-    def weight(self, arch: str, call: Call) -> float:
+    def weight(self, arch: str, nr: int, call: Call) -> float:
         """Give how often the filter runs for a call."""
-        return call.weight if self._runs_filter(arch, call) else 0.0
+        return call.weight if self._runs_filter(arch, nr, call) else 0.0
 
     def arch_weight(self, arch: str) -> float:
-        return sum(self.weight(arch, call) for call in self._arches[arch].values())
+        return sum(self.weight(arch, nr, call) for nr, call in self._arches[arch].items())
 
     def token(self, names: Sequence[str]) -> NodeId:
         """Make the node that decides by number for the arches of one audit token; A holds nr."""
@@ -141,8 +141,8 @@ class _Builder:
         weighted: dict[Decision, Weighted] = {}
         unseen = self.arch_weight(arch) == 0 if calls else False
         for nr, call in calls.items():
-            weight = self.weight(arch, call)
-            if unseen and self._runs_filter(arch, call):
+            weight = self.weight(arch, nr, call)
+            if unseen and self._runs_filter(arch, nr, call):
                 weight = 1.0  # nothing was measured: all calls that run the filter weigh alike
             points[nr] = (call.decision, weight)
             weighted.setdefault(call.decision, Weighted(call.decision, call.weights, call.final_weight))

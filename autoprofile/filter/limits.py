@@ -1,4 +1,4 @@
-"""What the kernel makes of classic filters when it installs them, and how much of that a process may have.
+"""What the kernel makes of classic filters when it installs them, and the limits of that.
 
 Pure arithmetic on instructions: the counterpart of bpf_convert_filter() (net/core/filter.c), which turns a
 filter into eBPF, and of seccomp_attach_filter() (kernel/seccomp.c), which counts the result.
@@ -6,8 +6,11 @@ filter into eBPF, and of seccomp_attach_filter() (kernel/seccomp.c), which count
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
+from autoprofile.abi.arch import ARCHES
+from autoprofile.abi.syscalls import newest_nr
 from autoprofile.filter import opcodes as op
 
 if TYPE_CHECKING:
@@ -15,12 +18,22 @@ if TYPE_CHECKING:
 
     from autoprofile.filter.program import SockFilter
 
-__all__ = ["MOST_CONVERTED", "converted_length", "stacked_length"]
+__all__ = ["MOST_CONVERTED", "bitmap_size", "converted_length", "stacked_length"]
 
 #: MAX_INSNS_PER_PATH: converted instructions of all filters a process is under, each with a surcharge of 4.
 MOST_CONVERTED = 32_768
 _SURCHARGE = 4
 _PROLOGUE = 3  # A = 0, X = 0, and where struct seccomp_data is
+
+
+@cache
+def bitmap_size(arch: str) -> int:
+    """Return how many numbers the kernel's bitmap of constant allows has: the numbers below this one.
+
+    SECCOMP_ARCH_NATIVE_NR and SECCOMP_ARCH_COMPAT_NR (kernel/seccomp.c) are the ends of the kernel's own
+    tables; autoprofile's are those of Linux 6.18. x32's numbers, which have bit 30, lie outside x86_64's.
+    """
+    return 0 if ARCHES[arch].nr_bit else newest_nr(arch) + 1
 
 
 def converted_length(program: Sequence[SockFilter]) -> int:

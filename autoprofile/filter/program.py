@@ -9,10 +9,12 @@ import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
+from autoprofile.abi.arch import ARCHES, arch_from_audit
 from autoprofile.abi.arch import arch as arch_named
 from autoprofile.errors import AutoprofileError
 from autoprofile.filter import opcodes as op
 from autoprofile.filter import simulate
+from autoprofile.filter.limits import bitmap_size
 from autoprofile.profile import Action
 
 if TYPE_CHECKING:
@@ -135,8 +137,14 @@ class Program(Sequence[SockFilter]):
         return simulate.run(self._instructions, data, visited)
 
     def is_constant_allow(self, arch: str | int, nr: int) -> bool:
-        """Say whether Linux ≥ 5.11 answers this call from its bitmap, without running the filter."""
+        """Say whether Linux ≥ 5.11 answers this call from its bitmap, without running the filter.
+
+        It does not for numbers behind the end of its own table (see `limits.bitmap_size`).
+        """
         token = arch_named(arch).audit_arch if isinstance(arch, str) else arch
+        known = arch_from_audit(token, nr)
+        if known in ARCHES and nr >= bitmap_size(known):
+            return False
         return simulate.is_constant_allow(self._instructions, token, nr)
 
     def disassemble(self) -> str:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from autoprofile.enforce.libseccomp import libseccomp_version
 from tests.cli.tool import HAND_WRITTEN, autoprofile, hand_written, one_error
 
+needs_libseccomp = pytest.mark.skipif(libseccomp_version() is None, reason="libseccomp is not installed")
 NGINX = Path(__file__).parent.parent / "data" / "profiles" / "nginx.yaml"
 
 
@@ -72,3 +74,51 @@ def test_a_profile_for_another_machine_is_refused_with_a_way_out(tmp_path: Path)
     assert one_error(done.stderr).startswith("the profile is for riscv64")
     assert "--no-timing" in done.stderr
     assert autoprofile("bench", profile, "--no-timing", cwd=tmp_path).returncode == 0
+
+
+@needs_libseccomp
+def test_a_rule_that_libseccomp_refuses_is_left_out_and_the_rest_compared(tmp_path: Path) -> None:
+    """A trap with data, number -1, and equal comparisons with two actions leave both rows, and no traceback."""
+    text = HAND_WRITTEN + (
+        "  4294967295: any\n"
+        "deny:\n  mount: trap(7)\n  kill:\n"
+        "    - {sig: 9, action: EPERM}\n    - {sig: 9, action: EACCES}\n    - {sig: [8, 9, 10], action: EBUSY}\n"
+    )
+    done = autoprofile("bench", hand_written(tmp_path, text), "--no-timing", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    assert {"libseccomp 1", "libseccomp 2"} <= {one["name"] for one in document["filters"]}
+    assert all(one["differs"] is None for one in document["filters"])
+    left_out = " ".join(document["libseccomp_left_out"])
+    assert "4294967295" in left_out
+    assert "mount" in left_out
+    assert "kill" in left_out
+    assert "socket" not in left_out
+
+
+@needs_libseccomp
+@pytest.mark.skipif(libseccomp_version() != "2.5.4", reason="known of libseccomp 2.5.4")
+def test_a_filter_that_does_another_thing_is_marked(tmp_path: Path) -> None:
+    """Libseccomp drops a deny rule beside an unconstrained allow: its filter is shown, with what it lets through."""
+    text = HAND_WRITTEN + (
+        "  prctl: any\ndeny:\n  prctl:\n"
+        "    - {option: PR_SET_SECCOMP, arg2: any, arg3: any, arg4: any, arg5: any, action: EPERM}\n"
+    )
+    profile = hand_written(tmp_path, text)
+    document = json.loads(autoprofile("bench", profile, "--no-timing", "--json", cwd=tmp_path).stdout)
+    differs = {one["name"]: one["differs"] for one in document["filters"]}
+    assert differs["libseccomp 1"] == differs["libseccomp 2"] == "x86_64 prctl(0x16): allow instead of EPERM"
+    assert differs["autoprofile"] is None
+    shown = autoprofile("bench", profile, "--no-timing", cwd=tmp_path).stdout
+    assert "optimise 2 *" in shown
+    assert "does another thing: x86_64 prctl(0x16): allow instead of EPERM" in " ".join(shown.split())
+
+
+def test_numbers_behind_the_kernels_table_are_not_answered_from_the_bitmap(tmp_path: Path) -> None:
+    """The bitmap ends where the table does: an allowed number behind it runs the filter, and counts so."""
+    text = HAND_WRITTEN + "  600: any\n  0x3fffffff: any\n  4294967295: any\n"
+    done = autoprofile("bench", hand_written(tmp_path, text), "--no-timing", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    calls = {call["syscall"]: call["from_bitmap"] for call in json.loads(done.stdout)["calls"]}
+    behind = {"600": False, "1073741823": False, "4294967295": False}
+    assert calls == {"read": True, "socket": False, **behind}

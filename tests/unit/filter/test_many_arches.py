@@ -57,7 +57,8 @@ def test_every_arch_gets_its_own_rules_and_others_the_bad_arch_action(arches: tu
                 assert program.simulate_ret(token, nr, args) == said, (arch, nr)
                 assert arch in arches or said == BAD.ret
         if arch in arches:
-            assert program.is_constant_allow(arch, syscall_nr(arch, "read") or 0)
+            # The bitmap has no numbers of x32.
+            assert program.is_constant_allow(arch, syscall_nr(arch, "read") or 0) == (arch != "x32")
     for token in FOREIGN:
         for nr in (0, 1, 3, 63, 257, X32_SYSCALL_BIT, 0xFFFFFFFF):
             assert program.simulate(token, nr) == BAD
