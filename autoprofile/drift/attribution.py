@@ -11,12 +11,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from collections.abc import Set as AbstractSet
 
     from autoprofile.profile.model import Profile
 
-__all__ = ["CHANGED", "SAME", "UNKNOWN", "Attribution", "attribute"]
+__all__ = ["CHANGED", "SAME", "UNKNOWN", "Attribution", "attribute", "strangers"]
 
 CHANGED = "changed"
 SAME = "same"
@@ -117,6 +117,24 @@ def attribute(
     if unknown:
         return Attribution(UNKNOWN, "cannot be attributed: " + "; ".join(unknown))
     return Attribution(SAME, "same binaries, new behaviour", is_new_behaviour=True)
+
+
+def strangers(profile: Profile, programs: Iterable[tuple[str, str | None]]) -> tuple[str, ...]:
+    """Return the programs of some evidence when the profile was learned from none of them, else nothing.
+
+    Args:
+        profile: what it is compared with.
+        programs: path and build-id of those in one trace, log or profile; ``?`` counts for nothing.
+    """
+    known = dict(profile.learned.binaries) if profile.learned else {}
+    if profile.program.path is None:
+        return ()
+    known.setdefault(profile.program.path, profile.program.build_id or "")
+    builds = {build for build in known.values() if build}
+    found = {path: build for path, build in programs if path != "?"}
+    if any(path in known or build in builds for path, build in found.items()):
+        return ()
+    return tuple(sorted(found))
 
 
 def _not_learned(

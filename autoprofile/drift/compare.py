@@ -18,7 +18,7 @@ from autoprofile.abi.constants import decode_value
 from autoprofile.abi.families import ENOSYS_FALLBACK
 from autoprofile.abi.signatures import constrained_args, kernel_value
 from autoprofile.abi.syscalls import display_name, syscall_name
-from autoprofile.drift.attribution import CHANGED, SAME, UNKNOWN, Attribution, attribute
+from autoprofile.drift.attribution import CHANGED, SAME, UNKNOWN, Attribution, attribute, strangers
 from autoprofile.drift.decide import decide_known, passes
 from autoprofile.drift.edit import accepting_rule, edit_text
 from autoprofile.drift.profiles import profile_drift
@@ -30,7 +30,7 @@ from autoprofile.learn.denied import is_answered
 from autoprofile.profile.wording import arg_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from autoprofile.abi.risk import Risk
     from autoprofile.auditlog import AuditLog, AuditRecord
@@ -157,7 +157,22 @@ def compare(
         allowed=allowed,
         answered=answered,
         undecided=undecided,
+        learned_from=profile.program.path,
+        strangers=_strangers(profile, traces, audits, profiles.values()),
     )
+
+
+def _strangers(
+    profile: Profile, traces: Iterable[Trace], audits: Iterable[AuditLog], profiles: Iterable[Profile]
+) -> tuple[str, ...]:
+    found: set[str] = set()
+    for trace in traces:
+        found.update(strangers(profile, {(o.program.path, o.program.build_id) for o in trace.observations}))
+    for log in audits:
+        found.update(strangers(profile, {(record.program, record.build_id) for record in log.records}))
+    for other in profiles:
+        found.update(strangers(profile, [(other.program.path or "?", other.program.build_id)]))
+    return tuple(sorted(found))
 
 
 def _ended_s(trace: Trace) -> float:

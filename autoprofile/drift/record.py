@@ -167,6 +167,8 @@ class DriftReport:
             argument that the evidence does not hold (a hand-written constraint on an fd, say); they are in no
             record.
         settled: differences left out of `records` because a review has settled them.
+        learned_from: the program that the profile was learned from, None when it does not say.
+        strangers: the programs of evidence none of whose programs the profile was learned from.
     """
 
     records: tuple[DriftRecord, ...]
@@ -178,6 +180,8 @@ class DriftReport:
     answered: int = 0
     undecided: int = 0
     settled: tuple[DriftRecord, ...] = ()
+    learned_from: str | None = None
+    strangers: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[DriftRecord]:
         return iter(self.records)
@@ -208,6 +212,8 @@ class DriftReport:
             "answered": self.answered,
             "undecided": self.undecided,
             "settled": len(self.settled),
+            "learned_from": self.learned_from,
+            "other_programs": list(self.strangers),
             "counts": self.counts,
             "records": [r.to_dict() for r in self.records],
         }

@@ -48,6 +48,7 @@ __all__ = [
 
 _INDENT = 8  # under a severity word
 _LONGEST_SET = 12  # values of one argument listed before they are only counted
+_STRANGERS = 3  # programs named that a profile was not learned from
 _FRAMES = 5  # callers of a call that are shown
 
 
@@ -181,7 +182,16 @@ def drift_record_text(record: DriftRecord, style: Style) -> str:
 
 
 def drift_summary(report: DriftReport) -> str:
-    """Return one line that says how much differs and how much was compared."""
+    """Return one line: how much differs, how much was compared, and whether with another program."""
+    if not report.strangers:
+        return _drift_sum(report)
+    of = ", ".join(report.strangers[:_STRANGERS])
+    if len(report.strangers) > _STRANGERS:
+        of += f" and {len(report.strangers) - _STRANGERS} more"
+    return f"{_drift_sum(report)}; the profile was learned from {report.learned_from}, not from {of}"
+
+
+def _drift_sum(report: DriftReport) -> str:
     compared = f"{counted(report.calls, 'call')} compared"
     if report.undecided:
         compared += f", {report.undecided} undecided"

@@ -17,7 +17,7 @@ from autoprofile.errors import AutoprofileError
 from autoprofile.learn import learn
 from autoprofile.observations import ProgramId, Trace
 from autoprofile.profile import ANY, Action, Arg, Learned, Profile, Program, SeccompRule
-from autoprofile.report.summary import witness_text
+from autoprofile.report.summary import drift_summary, witness_text
 from tests.unit.learn.traces import PROGRAM, observed, trace_of
 
 BASE = trace_of(observed("socket", 1, 1, 0, count=5), observed("getpid", count=3), observed("lseek", 0, 0, 1))
@@ -412,3 +412,26 @@ def test_a_call_from_a_library_never_seen_is_not_called_same_binaries() -> None:
     assert cause(record, {**mapped, evil: "66"}) == ("changed", True)
     assert cause(replace(record, file=evil, file_build_id="66"), mapped) == ("changed", True)
     assert cause(replace(record, file=evil), mapped) == ("unknown", False)
+
+
+def test_evidence_of_another_program_is_said_to_be_that() -> None:
+    """A profile compared with what another program did says so, in every form; known programs pass without."""
+    profile = learn(BASE)
+    other, child = ProgramId("/bin/other", "77"), ProgramId("/bin/child", "78")
+
+    def said(*programs: ProgramId) -> tuple[str, ...]:
+        report = compare(profile, [trace_of(*(observed("getpid", program=one) for one in programs))])
+        assert report.to_dict()["other_programs"] == list(report.strangers)
+        sentence = f"the profile was learned from {PROGRAM.path}, not from /bin/"
+        assert (sentence in drift_summary(report)) == bool(report.strangers)
+        return report.strangers
+
+    assert said(other) == ("/bin/other",)
+    assert said(other, child) == ("/bin/child", "/bin/other")
+    assert said(PROGRAM) == said(PROGRAM, child) == said(ProgramId("?")) == ()
+    assert said(ProgramId("/usr/local/bin/thing", PROGRAM.build_id)) == (), "the same file by another name"
+    log = AuditLog((denial("getuid", program="/bin/other"),))
+    assert compare(profile, audits=[log]).strangers == (), "the same build"
+    foreign = replace(log.records[0], build_id="77")
+    assert compare(profile, audits=[AuditLog((foreign,))]).strangers == ("/bin/other",)
+    assert compare(profile, profiles={"o": Profile(program=Program("/bin/o"))}).strangers == ("/bin/o",)
