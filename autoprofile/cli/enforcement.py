@@ -5,6 +5,7 @@ Nothing here loads pandas, pyarrow or rich: this is the path that every enforced
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -77,6 +78,8 @@ class Enforcement:
         self._metrics: Metrics | None = None
         #: Processes that a supervisor has killed so far.
         self.killed = 0
+        #: Whether the command ended by itself, and so was not killed; it may pass on that another was.
+        self.has_exited = False
         self._is_supervised = (
             supervision.is_needed
             or self._judge is not None
@@ -96,9 +99,16 @@ class Enforcement:
                 privileged=privileged,
                 arches=self._profile.arch,
                 on_start=partial(self._compare_program, command.argv, output),
+                on_end=self._ended,
             )
         with self._publishing(output):
             return self._run_supervised(command, output, privileged=privileged)
+
+    @property
+    def may_kill_unseen(self) -> bool:
+        """Tell whether the filter alone may end a process by SIGSYS, of which only its parent hears."""
+        kinds = {self._profile.default.kind, *(rule.action.kind for rule in self._profile.rules)}
+        return not self._is_supervised and not kinds.isdisjoint({"trap", "kill_thread", "kill_process"})
 
     def attach(
         self, pid: int, output: Output, *, privileged: bool, descendants: bool, trust_filters: bool
@@ -128,6 +138,9 @@ class Enforcement:
         finally:
             for supervisor in attaching.supervisors:
                 self._summarise(supervisor, output)
+
+    def _ended(self, wait_status: int) -> None:
+        self.has_exited = os.WIFEXITED(wait_status)
 
     def _compare_program(
         self, argv: Sequence[str], output: Output, path: str, file: str | None = None
@@ -218,6 +231,7 @@ class Enforcement:
                 privileged=privileged,
                 arches=self._profile.arch,
                 on_start=partial(self._compare_program, command.argv, output),
+                on_end=self._ended,
             )
         except LaunchError:
             if audit is not None:

@@ -64,6 +64,7 @@ def enforce(
     log: bool = False,
     arches: Collection[str] | None = None,
     on_start: Callable[[str], None] | None = None,
+    on_end: Callable[[int], None] | None = None,
 ) -> int:
     """Run a command under a filter to its end.
 
@@ -86,6 +87,7 @@ def enforce(
         arches: those the profile is for; a program of another is refused. None asks for no such check.
         on_start: called with the path of the executable (of a script, its interpreter; "?" when not known)
             once the program runs, which does not wait for it.
+        on_end: called with the raw wait status, which tells an exit code from a signal.
 
     Returns:
         The program's exit code, or 128 + the signal that ended it (159: killed by the filter).
@@ -114,7 +116,10 @@ def enforce(
         if supervisor is not None and running.listener is not None:
             _stop_with_signals(running, supervisor)
             supervisor.serve(running.listener, running.child)
-        return shell_status(running.child.wait())
+        wait_status = running.child.wait()
+        if on_end is not None:
+            on_end(wait_status)
+        return shell_status(wait_status)
 
 
 def _closes(filters: Sequence[bytes], arch: str, fd: int) -> bool:

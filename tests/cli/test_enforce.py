@@ -234,6 +234,27 @@ def test_the_profile_of_another_program_is_told_from_its_own(tracee, tmp_path: P
     assert "p.yaml was learned from: ./script\n" in done.stderr
 
 
+def test_the_kill_of_a_child_is_explained(tracee, tmp_path: Path) -> None:
+    """A shell whose last command was killed is not said to be killed itself; other failures are explained with -v."""
+    hand_written(tmp_path, DENYLIST.replace("EACCES", "kill"))
+    program = tracee("refused")
+    for script, options, says in (
+        (
+            '"$0" 1 0 0; exit $?',
+            [],
+            "sh ended as if a program that it started was killed by seccomp (SIGSYS)",
+        ),
+        ('exec "$0" 1 0 0', [], "sh was killed by seccomp (SIGSYS)"),
+        ('"$0" 1 0 0 || exit 3', ["-v"], "if it failed because a program that it started was killed"),
+        ('"$0" 1 0 0 || exit 3', [], ""),
+        ("exit 0", ["-v"], ""),
+    ):
+        done = autoprofile("enforce", "p.yaml", *options, "--", "sh", "-c", script, program, cwd=tmp_path)
+        assert done.returncode == {"exit 3": 3, "exit 0": 0}.get(script[-6:], 159), done.stderr
+        assert says in done.stderr
+        assert ("--complain --audit" in done.stderr) == bool(says)
+
+
 def test_comparing_programs_costs_the_start_nothing(learned: Path, tmp_path: Path) -> None:
     """Where the program is the profile's own no file is looked into, and nothing loaded for it."""
     words = ["-X", "importtime", "-m", "autoprofile", "enforce", str(learned), "--", *PYTHON, "AF_UNIX"]

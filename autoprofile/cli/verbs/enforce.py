@@ -110,27 +110,39 @@ def command(
             trust_filters=trust_filters,
         )
     status = plan.run(command, output, privileged=allow_new_privs)
-    if (
-        status == exits.SIGSYS_DEATH and not plan.killed
-    ):  # else the call is recorded, and how to see it was said
-        _explain_death(output, profile, command, supervision.audit_file)
+    if plan.killed:
+        return status  # the call is recorded, and how to see it was said
+    if status == exits.SIGSYS_DEATH:
+        _explain_death(output, profile, command, supervision.audit_file, is_child=plan.has_exited)
+    elif status and plan.has_exited and plan.may_kill_unseen:
+        output.detail(
+            "if it failed because a program that it started was killed by seccomp, "
+            f"see for which call: {_look_again(profile, command, supervision.audit_file)}"
+        )
     return status
 
 
-def _explain_death(output: Output, profile: Path, argv: tuple[str, ...], audit_file: Path | None) -> None:
+def _look_again(profile: Path, argv: tuple[str, ...], audit_file: Path | None) -> str:
     import shlex
-
-    from autoprofile.cli.inputs import read_profile
 
     audit = audit_file or "A.jsonl"
     again = shlex.join(
         ["autoprofile", "enforce", str(profile), "--complain", "--audit", str(audit), "--", *argv]
     )
-    compare = shlex.join(["autoprofile", "drift", str(profile), str(audit)])
+    return f"{again}; {shlex.join(['autoprofile', 'drift', str(profile), str(audit)])}"
+
+
+def _explain_death(
+    output: Output, profile: Path, argv: tuple[str, ...], audit_file: Path | None, *, is_child: bool
+) -> None:
+    from autoprofile.cli.inputs import read_profile
+
     learned_from = read_profile(profile).program.path
     origin = f" (learned from {learned_from})" if learned_from else ""
+    name = Path(argv[0]).name
+    # A shell ends with 159 itself when the last command of it was killed.
+    who = f"{name} ended as if a program that it started" if is_child else name
     output.warn(
-        f"{Path(argv[0]).name} was killed by seccomp (SIGSYS): it made a call that {profile}{origin} does"
-        " not allow",
-        f"to see which: {again}; {compare}",
+        f"{who} was killed by seccomp (SIGSYS): it made a call that {profile}{origin} does not allow",
+        f"to see which: {_look_again(profile, argv, audit_file)}",
     )
