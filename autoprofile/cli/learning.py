@@ -14,12 +14,11 @@ import threading
 import time
 from dataclasses import dataclass
 from functools import reduce
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from autoprofile.cli import exit as exits
-from autoprofile.errors import AutoprofileError, MachineError, UsageError
+from autoprofile.errors import AutoprofileError, LaunchError, MachineError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -202,7 +201,7 @@ def run_command(
         start, 128 + N when signal N ended the repeating between runs.
 
     Raises:
-        KeyboardInterrupt: the first run was not begun.
+        LaunchError: a signal came before the first run was begun.
     """
     from autoprofile.cli.deadline import deadline
     from autoprofile.trace.source import SOURCES, Command, auto_source, source_named
@@ -212,7 +211,8 @@ def run_command(
             "this build of autoprofile has no eBPF source",
             hint="--backend notify and ptrace need no privileges",
         )
-    backend = auto_source() if backend == "auto" else backend
+    is_auto = backend == "auto"
+    backend = auto_source() if is_auto else backend
     name = Path(argv[0]).name
     line = output.progress()
     seen: Trace | None = None
@@ -220,7 +220,9 @@ def run_command(
     status: int = exits.DONE
     is_cut = False
     failed: list[int] = []
-    for run in count(1):
+    run = 0
+    while True:
+        run += 1
         source = source_named(backend)
         _until(source, stop)
         if keep is not None:
@@ -236,10 +238,18 @@ def run_command(
                 result = source.run(Command(argv), on_progress=_shown(line, name), privileged=privileged)
         except KeyboardInterrupt:
             if seen is None:
-                raise
+                raise _not_begun(stop.signum) from None
             is_cut = True
             break
         except AutoprofileError as error:
+            is_unstarted = seen is None and _was_not_started(error)
+            if is_unstarted and stop.is_asked():  # Ctrl-C reached the compiler, too
+                raise _not_begun(stop.signum) from None
+            if is_unstarted and is_auto:
+                # What is installed says that it works, and it does not: another source may.
+                backend, run = auto_source(but=("ebpf",)), run - 1
+                output.note(f"eBPF does not work here: {error}")
+                continue
             if seen is None:
                 raise
             if stop.is_asked():  # Ctrl-C reached the program before it had started
@@ -279,6 +289,22 @@ def run_command(
         status = 128 + stop.signum
     _warn_of_failed(output, failed, seen.meta.runs)
     return seen, status
+
+
+def _not_begun(signum: int) -> LaunchError:
+    # The status is what a shell has for a command that the signal ended.
+    signum = signum or signal.SIGINT
+    what = f"interrupted by {signal.Signals(signum).name}: the command was not started"
+    return LaunchError(what, exit_status=128 + signum)
+
+
+def _was_not_started(error: AutoprofileError) -> bool:
+    # Another error says nothing of eBPF, whose modules are then not loaded.
+    if not isinstance(error, MachineError):
+        return False
+    from autoprofile.trace.ebpf.loading import LoadError
+
+    return isinstance(error, LoadError)
 
 
 def _warn_of_failed(output: Output, failed: Sequence[int], runs: int) -> None:

@@ -209,14 +209,7 @@ def _ebpf() -> Iterator[Check]:
     btf = Path("/sys/kernel/btf/vmlinux").exists()
     found = "the kernel describes its types (BTF)" if btf else "no /sys/kernel/btf/vmlinux"
     yield Check("ebpf", "btf", btf, found, "a kernel built with CONFIG_DEBUG_INFO_BTF")
-    has_libbpf = _has_library("bpf", "libbpf.so.1")
-    yield Check(
-        "ebpf",
-        "libbpf",
-        has_libbpf,
-        "libbpf.so.1" if has_libbpf else "no libbpf.so.1",
-        "apt-get install libbpf1",
-    )
+    yield _libbpf()
     yield from _loaders()
 
 
@@ -238,10 +231,13 @@ def _loaders() -> Iterator[Check]:
     yield Check("ebpf", "ebpf", works, f"--backend ebpf takes the loader {used}: {found}", how)
 
 
-def _has_library(short: str, soname: str) -> bool:
-    from ctypes.util import find_library
+def _libbpf() -> Check:
+    # Loaded, not looked up: what is there may be empty, damaged or of another arch.
+    from autoprofile.trace.ebpf.libbpf import has_libbpf
 
-    return find_library(short) == soname
+    works = has_libbpf()
+    found = "libbpf.so.1" if works else "libbpf.so.1 is missing or cannot be loaded"
+    return Check("ebpf", "libbpf", works, found, "apt-get install libbpf1 (--reinstall, if it is there)")
 
 
 # -- arches and libraries ------------------------------------------------------------------------------

@@ -176,6 +176,7 @@ class Plan:
         inference = how.infer(trace)
         for note in inference.notes:
             self._output.warn(note)
+        self._tell_losses(trace)
         before: Profile | None = None
         profile = inference.profile
         try:
@@ -194,6 +195,16 @@ class Plan:
             self._unfinished.path.unlink(missing_ok=True)
         self._summarise(profile, before, trace)
         self._tell_constraints(inference)
+
+    def _tell_losses(self, trace: Trace) -> None:
+        # What was lost is known better than by its number: a line of a log, a program.
+        for reason, details in sorted(trace.ledger.details.items()):
+            distinct = list(dict.fromkeys(details))
+            if reason == "interrupted" or not distinct:
+                continue
+            self._output.note(f"  {reason}: {distinct[0]}" + (" …" if len(distinct) > 1 else ""))
+            for detail in distinct[1:]:
+                self._output.detail(f"  {reason}: {detail}")
 
     def _save(self, profile: Profile) -> tuple[Profile | None, Profile]:
         # Returns the profile that was widened, if one was, and what is in the file now.

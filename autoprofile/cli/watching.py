@@ -87,13 +87,15 @@ def chosen_target(
     """Return which target was given; None for none.
 
     Raises:
-        click.UsageError: several were given.
+        click.UsageError: several were given, or one is empty.
     """
     given = [
         Chosen(kind, value)
         for kind, value in zip(_KINDS, (pid, cgroup, container, unit), strict=True)
         if value is not None
     ]
+    if nameless := [c for c in given if c.value == ""]:
+        raise click.UsageError(f"--{nameless[0].kind} needs a name, and got an empty word", ctx)
     if len(given) > 1:
         raise click.UsageError(" and ".join(f"--{c.kind}" for c in given) + " exclude each other", ctx)
     return given[0] if given else None

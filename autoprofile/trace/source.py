@@ -7,7 +7,7 @@ prints; it calls `on_progress` a few times a second, possibly from another threa
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from autoprofile.errors import UsageError
@@ -111,17 +111,24 @@ def source_named(name: str) -> TraceSource:
     return source
 
 
-def auto_source() -> str:
-    """Return the name of the quickest source that can run here.
+def auto_source(but: Collection[str] = ()) -> str:
+    """Return the name of the quickest source that can be expected to run here.
 
-    ebpf as root on a kernel that describes its types, notify from Linux 5.5 on, else ptrace.
+    ebpf as root on a kernel whose types are known, notify from Linux 5.5 on, else ptrace.
+
+    Args:
+        but: sources that were tried and cannot; ptrace is the last, and returned even so.
     """
     from autoprofile import kernel
     from autoprofile.trace.ebpf.probes import is_ready
 
-    if is_ready():
+    if "ebpf" not in but and is_ready():
         return "ebpf"
     # USER_NOTIF is 5.0, but answering "continue" is 5.5 and SECCOMP_GET_ACTION_AVAIL cannot tell.
-    if kernel.kernel_release() >= (5, 6) and kernel.seccomp.is_action_available(0x7FC00000):
+    if (
+        "notify" not in but
+        and kernel.kernel_release() >= (5, 6)
+        and kernel.seccomp.is_action_available(0x7FC00000)
+    ):
         return "notify"
     return "ptrace"

@@ -187,6 +187,12 @@ def test_confidence_decides_when_an_argument_has_shown_its_values(tmp_path: Path
         ["--runs", "3", "--pid", "1"],
         ["-o", "-", "--", "true"],
         ["--trace", "-", "--", "true"],
+        ["--loader", "bcc", "--backend", "ptrace", "--", "true"],
+        ["--loader", "core", "--from-trace", "t.parquet"],
+        ["--loader", "core", "--from-strace", "t.log"],
+        ["--unit", ""],
+        ["--container", ""],
+        ["--cgroup", ""],
     ],
 )
 def test_options_that_mean_nothing_together_are_usage_errors(tmp_path: Path, words: list[str]) -> None:

@@ -49,6 +49,7 @@ def test_a_log_of_strace_is_whole_or_says_that_it_is_not(tmp_path: Path, words: 
     is_whole = "-e" not in words
     assert (learned.complete, learned.lost == 0) == (is_whole, is_whole)
     assert ("log_incomplete" in done.stderr) != is_whole
+    assert (f"log_incomplete: {logs[0]}:" in done.stderr) != is_whole
 
 
 @pytest.mark.parametrize("verb", ["drift", "review"])

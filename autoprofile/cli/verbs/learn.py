@@ -192,6 +192,11 @@ def command(
         raise click.UsageError(f"--{chosen.kind} watches once, with --backend ebpf", ctx)
     if logs and (runs is not None or bound is not None):
         raise click.UsageError("logs are read once: --runs and --until-stable are for what runs", ctx)
+    if _is_loader_named(ctx):
+        if logs or backend not in ("auto", "ebpf"):
+            what = "logs are read" if logs else f"--backend {backend} works"
+            raise click.UsageError(f"--loader is for the eBPF probes: {what} without them", ctx)
+        backend = "ebpf"
     if window is not None and (chosen is None or bound is None):
         raise click.UsageError("--window divides the watch of --pid and its like, for --until-stable", ctx)
     for option, path in (("-o", target), ("--trace", trace_file)):
@@ -243,6 +248,14 @@ def command(
         return status
     plan.write(trace, how)
     return status
+
+
+def _is_loader_named(ctx: click.Context) -> bool:
+    if ctx.get_parameter_source("loader") is click.core.ParameterSource.DEFAULT:
+        return False
+    from autoprofile.trace.ebpf.loading import is_chosen
+
+    return is_chosen()  # --loader auto names none
 
 
 def _as_before(ctx: click.Context, how: How, before: Profile | None) -> How:

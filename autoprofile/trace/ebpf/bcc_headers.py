@@ -1,7 +1,7 @@
 """Kernel headers for bcc: whatever a distribution has installed, as the one tree bcc expects.
 
-Debian splits headers in two trees. They are shown as one by a temporary directory of symbolic links; nothing
-is written anywhere else, least of all under /lib/modules.
+Debian splits headers in two trees. They are shown as one by symbolic links in a file system of our own, or
+else in a temporary directory; nothing is written anywhere else, least of all under /lib/modules.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from autoprofile.errors import MachineError
+from autoprofile.kernel import KernelError
+from autoprofile.kernel.mounts import detached_tmpfs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -91,10 +93,22 @@ def _release_of(trees: Sequence[Path]) -> str | None:
 
 @contextmanager
 def one_tree(headers: Headers) -> Iterator[Path]:
-    """Show the trees as one, in a directory that is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="autoprofile-headers-") as name:
-        _merge(Path(name), headers.trees)
-        yield Path(name)
+    """Show the trees as one, in a directory that is gone afterwards, even when this process is killed."""
+    try:
+        mount = detached_tmpfs()
+    except KernelError:
+        # Without the right to mount: then a killed process leaves its links behind.
+        with tempfile.TemporaryDirectory(prefix="autoprofile-headers-") as name:
+            _merge(Path(name), headers.trees)
+            yield Path(name)
+        return
+    try:
+        # By our own number, so that the compiler's process needs no descriptor of ours.
+        tree = Path(f"/proc/{os.getpid()}/fd/{mount}")
+        _merge(tree, headers.trees)
+        yield tree
+    finally:
+        os.close(mount)
 
 
 def _merge(into: Path, trees: Sequence[Path]) -> None:

@@ -19,7 +19,19 @@ from autoprofile.trace.ebpf.records import SIZES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["BTF", "LOADERS", "Loaded", "Loader", "choose", "is_ready", "lacks", "load", "loader_here"]
+__all__ = [
+    "BTF",
+    "LOADERS",
+    "Loaded",
+    "Loader",
+    "LoadError",
+    "choose",
+    "is_chosen",
+    "is_ready",
+    "lacks",
+    "load",
+    "loader_here",
+]
 
 BTF: Final = "/sys/kernel/btf/vmlinux"
 # BPF atomics that return the old value: Linux kernel commit 5ffa25502b5a ("bpf: Add instructions for
@@ -35,6 +47,10 @@ _BOTH_ENDS: Final = ("sys_enter", "sys_exit", "sched_process_exit")
 _ONLY_ENTRY: Final = ("sys_enter_only", "sched_process_exit_only")
 
 _chosen: Loader = "auto"
+
+
+class LoadError(MachineError):
+    """The probes cannot be loaded here. The command that was to be watched was not started."""
 
 
 class Loaded(Protocol):
@@ -67,6 +83,11 @@ def choose(loader: Loader) -> None:
     """Say which loader this process uses from here on; "auto" is core where the kernel has BTF, else bcc."""
     global _chosen
     _chosen = loader
+
+
+def is_chosen() -> bool:
+    """Tell whether a loader was named: then another source is no answer where it does not work."""
+    return _chosen != "auto"
 
 
 def loader_here() -> Loader:
@@ -115,7 +136,10 @@ def _bcc_lacks() -> tuple[str, str] | None:
 
 
 def is_ready() -> bool:
-    """Tell whether the probes can be expected to run: root, what the loader needs, and bpf(2) not refused."""
+    """Tell whether the probes can be expected to run: root, what the loader needs, and bpf(2) not refused.
+
+    Only loading them tells for sure, and bcc takes seconds for it.
+    """
     if lacks() is not None or not has_libbpf():
         return False
     try:

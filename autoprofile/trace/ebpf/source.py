@@ -12,9 +12,11 @@ import signal
 import time
 from typing import TYPE_CHECKING, Final
 
+from autoprofile.errors import MachineError
 from autoprofile.kernel import ptrace
 from autoprofile.observations import LossLedger, Trace, TraceMeta, add_untyped
 from autoprofile.trace.ebpf.counts import observations_from_counts, tally_from_counts
+from autoprofile.trace.ebpf.loading import LoadError
 from autoprofile.trace.ebpf.probes import Probes
 from autoprofile.trace.ebpf.records import CONFIG_CHILD
 from autoprofile.trace.launch import kill_tracee, launch
@@ -61,10 +63,14 @@ class EbpfSource:
         `privileged` changes nothing here: the program is not restricted in any way.
 
         Raises:
+            LoadError: the probes cannot be loaded; the command was not started.
             KeyboardInterrupt: `is_stopped` said so; the command was not started.
         """
         del privileged
-        probes = Probes(self._entries)
+        try:
+            probes = Probes(self._entries)
+        except MachineError as error:
+            raise LoadError(error.what, where=error.where, hint=error.hint) from error
         try:
             return self._run(probes, command, on_progress)
         finally:
