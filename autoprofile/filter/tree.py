@@ -45,7 +45,7 @@ class Branch(NamedTuple):
 Tree: TypeAlias = "Leaf | Branch"
 
 _EXACT = 4  # up to so many ranges, every test is tried
-_MOST_HOT = 16  # dynamic programming over up to so many ranges with weight: m²/2 states and some more
+_MOST_HOT = 48  # dynamic programming over up to so many ranges with weight: some tens of milliseconds
 _REMOVED_FROM, _REMOVED_ABOVE = 1 / 4, 4 / 9  # see `_Planner`
 _MOST_MASKED = 64  # more numbers are not tried as the subsets of a mask
 _U32 = 0xFFFFFFFF
@@ -72,7 +72,8 @@ def search_tree(items: Sequence[Item]) -> Tree:
     ranges with weight; those without only have to be told apart somewhere below. Its states are an interval
     of them and how many of the heaviest numbers in it have been removed, since a removal pays most for the
     heaviest (Anderson, Kannan, Karloff, Ladner: "Thresholds and optimal binary comparison search trees",
-    2002). With more than 16 weighty ranges the top of the tree is chosen by weight alone.
+    2002). With more than 48 weighty ranges, as no learned profile has, the top of the tree is chosen by
+    weight alone.
 
     Args:
         items: in order, without gaps, covering all 32-bit numbers that can occur. Their outcomes are compared
