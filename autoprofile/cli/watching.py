@@ -30,6 +30,7 @@ __all__ = ["Chosen", "Parts", "Refusals", "chosen_target", "live", "refusal_text
 F = TypeVar("F", bound="Callable[..., Any]")
 
 _LOOKED_AT = 256  # processes whose maps are read in one look, a millisecond each
+_NO_ARGS = (None,) * 6
 _KINDS = ("pid", "cgroup", "container", "unit")
 
 
@@ -178,7 +179,7 @@ class Refusals:
     Attributes:
         calls: the number of calls seen, the refused ones included.
         undecided: the number of calls that passed, of which nothing is known: a rule of theirs compares an
-            argument that is not counted.
+            argument that is not counted, or that was lost.
     """
 
     profile: Profile
@@ -187,16 +188,19 @@ class Refusals:
     _known: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
 
     def update(self, watch: Watch, counts: list[Count]) -> list[dict[str, Any]]:
-        """Take a read-out of everything counted; return the records that are new since the last one."""
+        """Take a read-out of everything counted; return the records that are new since the last one.
+
+        Calls for which the counters had no room come without arguments: a refused one is a record still.
+        """
         from autoprofile.abi.syscalls import display_name
         from autoprofile.observations.frame import decode_args
         from autoprofile.trace.ebpf.counts import kept_args, returned
 
-        new: list[dict[str, Any]] = []
+        drafts: dict[tuple[Any, ...], dict[str, Any]] = {}
         self.calls = self.undecided = 0
         totals: dict[tuple[Any, ...], int] = {}
         for count in counts:
-            args = kept_args(count.arch, count.nr, count.args)
+            args = kept_args(count.arch, count.nr, count.args) if count.has_args else _NO_ARGS
             decision = self.profile.decide_call(count.arch, count.nr, [a or 0 for a in args])
             unknown = {index for index, value in enumerate(args) if value is None}
             is_decided = not any(
@@ -219,12 +223,12 @@ class Refusals:
                     self.undecided += number
                     continue
                 program = watch.identity_of(count)
-                key = (kind, program.path, program.build_id, count.arch, count.nr, args)
+                key = (kind, program.path, program.build_id, count.arch, count.nr, args, count.has_args)
                 totals[key] = totals.get(key, 0) + number
-                if key in self._known:
+                if key in self._known or key in drafts:
                     continue
                 name = display_name(count.arch, count.nr)
-                record = self._known[key] = {
+                drafts[key] = {
                     "kind": kind,
                     "program": program.path,
                     "build_id": program.build_id,
@@ -232,20 +236,39 @@ class Refusals:
                     "nr": count.nr,
                     "syscall": name,
                     "args": list(args),
+                    "args_lost": not count.has_args,
                     "decoded": {arg: text for _, arg, text in decode_args(count.arch, count.nr, args)},
                     "returned": returned(count.last_return),
                     "allowed_by_profile": is_allowed if is_decided else None,
                 }
-                new.append(record)
+        self._keep_arguments(totals)
+        new = {key: draft for key, draft in drafts.items() if totals[key]}
+        self._known |= new
         for key, number in totals.items():
-            self._known[key]["count"] = number
-        return new
+            if key in self._known:
+                self._known[key]["count"] = number
+        return list(new.values())
+
+    def _keep_arguments(self, totals: dict[tuple[Any, ...], int]) -> None:
+        # What was read with its arguments before the counters had no room for it stays so, and is not counted
+        # twice.
+        lost = [key for key in totals if not key[-1]]
+        for key, known in self._known.items() if lost else ():
+            missing = known["count"] - totals.get(key, 0)
+            for other in lost:
+                if not key[-1] or missing <= 0:
+                    break
+                if (other[0], *other[3:5]) == (key[0], *key[3:5]):
+                    moved = min(missing, totals[other])
+                    totals[other] -= moved
+                    totals[key] = totals.get(key, 0) + moved
+                    missing -= moved
 
     def records(self) -> list[dict[str, Any]]:
         """Return all records, the refused first, by program and call."""
         order = ("kind", "program", "arch", "nr")
         return sorted(
-            self._known.values(),
+            (record for record in self._known.values() if record["count"]),
             key=lambda r: (*(r[name] for name in order), repr((r["args"], r["build_id"]))),
         )
 
@@ -270,10 +293,14 @@ class Refusals:
 def refusal_text(record: dict[str, Any]) -> str:
     """Return a record as one line."""
     arguments = ", ".join(f"{name}={value}" for name, value in record["decoded"].items())
+    if record["args_lost"]:
+        arguments = "arguments lost"
     text = f"{record['kind']} {record['syscall']}({arguments})"
     if record["kind"] == "refused":
         text += f" = {record['returned']}"
         if record["allowed_by_profile"]:
             text += "  the profile allows it: another filter did"
     arch = "" if record["arch"] == "x86_64" else f" [{record['arch']}]"
-    return f"{text}  {record['program']}{arch}\n"
+    # A path may hold line ends, and a line is a record.
+    line = f"{text}  {record['program']}{arch}".replace("\n", "\\n")
+    return f"{line}\n"

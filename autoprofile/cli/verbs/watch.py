@@ -20,9 +20,7 @@ __all__ = ["command"]
 @verb("watch", "Learn and enforce", 35)
 @profile_argument
 @target_options
-@click.option(
-    "--timeout", type=Number(min=0, min_open=True), metavar="SECONDS", help="Stop watching then."
-)
+@click.option("--timeout", type=Number(min=0, min_open=True), metavar="SECONDS", help="Stop watching then.")
 @click.option("--metrics", metavar="FILE|:PORT", help="Publish counters for Prometheus (:PORT on localhost).")
 @loader_option
 @json_option
@@ -38,7 +36,7 @@ def command(
     metrics: str | None,
     as_json: bool,
 ) -> int:
-    """Report live what a running workload is refused; exit with 3 on drift.
+    """Report live what a running workload is refused; exit with 3 on drift, with 1 when something was lost.
 
     The kernel counts the calls that a seccomp filter refused with an errno, a trap or a kill, arguments
     included, and the calls that went through although the profile does not allow them. Needs root and eBPF,
@@ -66,9 +64,11 @@ def command(
         if published is not None:
             published.add(lambda: sample)
 
+        lost_said = 0
+
         def report() -> None:
-            nonlocal sample
-            new = refusals.update(watch, watch.counts())
+            nonlocal sample, lost_said
+            new = refusals.update(watch, [*watch.counts(), *watch.spilled()])
             if new and as_json:
                 parts.look()
             for record in new:
@@ -77,6 +77,13 @@ def command(
                     sys.stdout.flush()
             if published is not None:
                 sample = refusals.sample(watch.lost)
+            # At once, then each time it is ten times as much: whoever floods the counters may be hiding.
+            if (lost := watch.lost) >= max(1, 10 * lost_said):
+                lost_said = lost
+                output.warn(
+                    f"{lost} lost so far: what passes may go unseen; refused calls are still counted, but not"
+                    " their arguments"
+                )
 
         output.note(f"watching {target.name}; Ctrl-C ends the watch, not the target")
         watch.follow(timeout_s=timeout, on_tick=report)
@@ -107,4 +114,7 @@ def command(
         f"{target.name}: {counted(refusals.calls, 'call')} seen, {refused} refused,"
         f" {unlisted} not in the profile"
     )
-    return exits.FINDINGS if refused or unlisted else exits.DONE
+    if refused or unlisted:
+        return exits.FINDINGS
+    # Nobody may take it for clean.
+    return exits.FAILED if trace.ledger.total else exits.DONE
