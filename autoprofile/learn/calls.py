@@ -15,6 +15,7 @@ from autoprofile.abi.arch import ARCHES
 from autoprofile.abi.constants import decode_value
 from autoprofile.abi.signatures import constrained_args
 from autoprofile.abi.syscalls import display_name, syscall_name
+from autoprofile.learn.clocks import class_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -106,6 +107,7 @@ def canonical(specs: Sequence[ArgSpec], args: Sequence[int | None]) -> Values:
     widens: such an argument may then hold anything, which changes nothing that the kernel does: whether it is
     read is decided by another argument of the same tuple (openat reads `mode` only with O_CREAT in `flags`).
     narrows: where that other argument was not recorded, the value counts as read.
+    widens: of a clock that belongs to a process or a descriptor only its class is kept (`learn.clocks`).
     """
     values: list[int | None] = []
     for spec in specs:
@@ -113,7 +115,7 @@ def canonical(specs: Sequence[ArgSpec], args: Sequence[int | None]) -> Values:
         used_if = spec.used_if
         if value is not None and used_if is not None and args[used_if.index] is not None:
             value = value if used_if.holds([a or 0 for a in args]) else None
-        values.append(value)
+        values.append(None if value is None else class_of(spec, value))
     return tuple(values)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from autoprofile.abi.constants import constants
 from autoprofile.abi.risk import syscall_risk
+from autoprofile.learn.clocks import apart
 from autoprofile.learn.compact import boxes
 from autoprofile.learn.evidence import CONFIDENCE, Incidence, upper_bound
 from autoprofile.learn.price import WORTH, Constraint, gain_of, price_ns
@@ -227,7 +228,7 @@ def _rules(
         reason = f"{level}: everything of {group.name} that is of no unseen risk class"
         evidence = evidence_of(covered, reason) if covered else Evidence(reason=reason)
         rules.append(SeccompRule(group.syscall, Action.ALLOW, args, limit, evidence))
-    for box in boxes(t.values for t in left):
+    for box in apart(group.specs, boxes(t.values for t in left)):
         covered = [t for t in left if covers(box, t.values)]
         args = comparators(group.specs, box)
         rules.append(SeccompRule(group.syscall, Action.ALLOW, args, limit, evidence_of(covered)))

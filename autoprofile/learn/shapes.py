@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from autoprofile.learn.clocks import class_arg
 from autoprofile.profile.arg import ANY, Arg
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def side_args(spec: ArgSpec, side: ShapeSide) -> tuple[Arg, ...]:
         mask = side.mask & ((1 << spec.width) - 1)
         fixed = (Arg(spec.index, "masked_eq", side.value, mask=mask),) if mask else ()
         return (*fixed, *(Arg(spec.index, "ne", x) for x in sorted(side.without)))
+    if (found := class_arg(spec, side)) is not None:
+        return (found,)
     if len(side) == 1:
         return (Arg(spec.index, "eq", next(iter(side))),)
     return (Arg(spec.index, "in", side),)

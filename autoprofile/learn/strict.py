@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from autoprofile.learn.baseline import baseline
 from autoprofile.learn.calls import failed_only, least_processes
+from autoprofile.learn.clocks import ANY_OWNER, apart, class_arg, has_class
 from autoprofile.learn.compact import boxes
 from autoprofile.profile.action import Action
 from autoprofile.profile.arg import ANY, Arg
@@ -43,13 +44,12 @@ def strict_rules(groups: Sequence[CallGroup], arches: Sequence[str]) -> list[Sec
 def rules_of_group(group: CallGroup, limit: tuple[str, ...] | None) -> list[SeccompRule]:
     """Return the rules that allow exactly the tuples seen of one syscall."""
     rules = []
-    for box in boxes(t.values for t in group.tuples):
-        covered = [t for t in group.tuples if _covers(box, t)]
-        rules.append(
-            SeccompRule(
-                group.syscall, Action.ALLOW, args_from_box(group.specs, box), limit, evidence_of(covered)
-            )
-        )
+    for box in apart(group.specs, boxes(t.values for t in group.tuples)):
+        evidence = evidence_of([t for t in group.tuples if _covers(box, t)])
+        if has_class(group.specs, box):
+            evidence = evidence.joined(Evidence(reason=ANY_OWNER))
+        args = args_from_box(group.specs, box)
+        rules.append(SeccompRule(group.syscall, Action.ALLOW, args, limit, evidence))
     return rules
 
 
@@ -69,6 +69,8 @@ def args_from_box(specs: Sequence[ArgSpec], box: Box) -> Args:
 def _arg(spec: ArgSpec, side: Side) -> Arg:
     if side is None:
         return Arg(spec.index, "any")
+    if (found := class_arg(spec, side)) is not None:
+        return found
     if len(side) == 1:
         return Arg(spec.index, "eq", next(iter(side)))
     return Arg(spec.index, "in", side)

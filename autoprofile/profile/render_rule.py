@@ -125,7 +125,9 @@ def _masked(arch: str, spec: ArgSpec | None, mask: int, value: int, width: int) 
     allowed = ~mask & ((1 << width) - 1)
     if value == 0 and allowed.bit_count() <= mask.bit_count():
         return "mask", flow_list(_value(arch, spec, allowed, width).split("|") if allowed else [])
-    return "masked_eq", flow_list([_value(arch, spec, mask, width), _value(arch, spec, value, width)])
+    texts = [(one, _value(arch, spec, one, width)) for one in (mask, value)]
+    # Bits, not quantities: the sign of a clock id would hide them.
+    return "masked_eq", flow_list(_number(one) if text[0] == "-" else text for one, text in texts)
 
 
 def _value(arch: str, spec: ArgSpec | None, value: int, width: int) -> str:

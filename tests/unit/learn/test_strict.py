@@ -305,3 +305,24 @@ def test_values_are_symbols_of_their_arch() -> None:
     assert profile.decide("madvise", 0, 4096, "MADV_DONTNEED").action == Action.ALLOW
     assert profile.decide("madvise", 0, 4096, "MADV_FREE").action == Action.KILL_PROCESS
     assert syscall_nr("x86_64", "madvise") == 28
+
+
+def test_a_clock_that_holds_a_pid_is_kept_as_its_class() -> None:
+    """CPU clocks of other processes of the same kind pass, other kinds and plain clocks do not; it is said."""
+
+    def cpu(pid: int, kind: int) -> int:
+        return (~pid << 3 | kind) & 0xFFFFFFFF
+
+    seen = [observed("clock_gettime", clock) for clock in (1, cpu(4711, 6), cpu(4712, 6), cpu(4711, 2))]
+    seen.append(observed("timer_create", cpu(99, 2)))
+    for level in ("strict", "standard"):
+        profile = learn(trace_of(*seen), level=level)
+        assert profile.decide("clock_gettime", cpu(31337, 6)).action == Action.ALLOW
+        assert profile.decide("timer_create", cpu(31337, 2)).action == Action.ALLOW
+    profile = learn(trace_of(*seen), level="strict")
+    for refused in (0, 2, cpu(4711, 3), cpu(4711, 0), 6):
+        assert profile.decide("clock_gettime", refused).action != Action.ALLOW, refused
+    rules = profile.rules_for("x86_64", "clock_gettime")
+    assert len(rules) == 3
+    assert sum("whichever" in (rule.evidence.reason or "") for rule in rules if rule.evidence) == 2
+    assert Profile.loads(profile.dumps()) == profile
