@@ -115,6 +115,15 @@ class DriftRecord:
         return self.witness.get("source") == "profile"
 
     @property
+    def is_unexplained(self) -> bool:
+        """Whether it is a refused call that no rebuilt program or library and no other kernel explains.
+
+        What cannot be attributed is not explained either.
+        """
+        is_call = self.kind in DENIALS and not self.is_whole_rule
+        return is_call and (self.is_new_behaviour or self.attribution != "changed")
+
+    @property
     def is_guess(self) -> bool:
         """Whether nobody knows what was called: accepting it would allow what the evidence does not show."""
         return bool(self.unknown)

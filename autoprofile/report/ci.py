@@ -16,7 +16,7 @@ from autoprofile.report.summary import drift_summary, witness_text
 if TYPE_CHECKING:
     from autoprofile.drift.record import DriftRecord, DriftReport
 
-__all__ = ["drift_junit", "drift_markdown", "drift_sarif", "fails"]
+__all__ = ["NEW_BEHAVIOUR", "drift_junit", "drift_markdown", "drift_sarif", "fails"]
 
 _TITLES = {
     "new_syscall": "A syscall that the profile does not allow",
@@ -27,9 +27,24 @@ _TITLES = {
 }
 
 
+NEW_BEHAVIOUR = "new-behaviour"
+"""What fails, in place of a severity: every refused call that no change of what was learned explains."""
+
+
 def fails(record: DriftRecord, fail_on: str) -> bool:
-    """Tell whether a difference is as severe as `fail_on` (one of `SEVERITIES`) or more."""
-    return SEVERITIES.index(record.severity) <= SEVERITIES.index(fail_on)
+    """Tell whether a difference fails a build.
+
+    Args:
+        record: the difference.
+        fail_on: one of `SEVERITIES` (as severe as that, or more) or `NEW_BEHAVIOUR`, or several joined by
+            commas, each of which is enough.
+    """
+    return any(
+        record.is_unexplained
+        if word == NEW_BEHAVIOUR
+        else SEVERITIES.index(record.severity) <= SEVERITIES.index(word)
+        for word in fail_on.split(",")
+    )
 
 
 def drift_sarif(report: DriftReport, uri: str, *, version: str) -> dict[str, object]:
@@ -69,7 +84,7 @@ def drift_junit(report: DriftReport, name: str, *, fail_on: str) -> str:
     Args:
         report: the differences.
         name: of the suite: the profile's file.
-        fail_on: the least severity that fails.
+        fail_on: what fails, see `fails`.
     """
     from xml.etree import ElementTree as Xml
 
@@ -102,7 +117,7 @@ def drift_markdown(report: DriftReport, name: str, *, fail_on: str) -> str:
     Args:
         report: the differences.
         name: of the profile.
-        fail_on: the least severity that fails; said in the first line.
+        fail_on: what fails, see `fails`; how many do is in the first line.
     """
     failing = sum(fails(r, fail_on) for r in report)
     lines = [f"### Drift of `{name}`", "", f"{drift_summary(report)}; {counted(failing, 'difference')} fail."]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from autoprofile.learn import learn
 from autoprofile.observations import Trace
 from autoprofile.profile import Profile
 from tests.cli.tool import autoprofile, hand_written, one_error
@@ -298,3 +299,23 @@ def test_a_call_denied_stays_settled_when_its_sibling_is_accepted(tmp_path: Path
     assert done.returncode == 0, done.stdout
     shown = autoprofile("drift", profile, "t.parquet", "--ignore-unused", "--all", "--json", cwd=tmp_path)
     assert [r["id"] for r in json.loads(shown.stdout)["records"]] == [one]
+
+
+@pytest.mark.parametrize(
+    ("libc", "words", "status"),
+    [
+        ("glibc 2.36", ["--fail-on", "new-behaviour"], 3),
+        ("glibc 2.37", ["--fail-on", "new-behaviour"], 0),
+        (None, ["--fail-on", "new-behaviour"], 3),
+        ("glibc 2.37", ["--fail-on", "new-behaviour", "--fail-on", "low"], 3),
+        ("glibc 2.36", ["--fail-on", "high"], 0),
+    ],
+)
+def test_a_build_may_fail_on_what_nothing_explains(
+    tmp_path: Path, libc: str | None, words: list[str], status: int
+) -> None:
+    """A refused call of binaries as they were learned, or of unknown ones, fails; one of rebuilt ones does not."""
+    learn(trace_of(observed("read"))).save(tmp_path / "p.yaml")
+    trace_of(observed("read"), observed("getpid"), libc=libc).save(tmp_path / "t.parquet")
+    done = autoprofile("drift", "p.yaml", "t.parquet", *words, cwd=tmp_path)
+    assert done.returncode == status, done.stdout

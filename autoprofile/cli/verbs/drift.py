@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_SEVERITIES = ("high", "medium", "low", "info")
+_CAUSES = ("high", "medium", "low", "info", "new-behaviour")
 
 
 @verb("drift", "Learn and enforce", 30)
@@ -24,10 +24,12 @@ _SEVERITIES = ("high", "medium", "low", "info")
 @click.argument("evidence", type=ExistingFile(), nargs=-1, required=True, metavar="EVIDENCE...")
 @click.option(
     "--fail-on",
-    type=click.Choice(_SEVERITIES),
-    default="info",
+    type=click.Choice(_CAUSES),
+    default=("info",),
     show_default=True,
-    help="Exit with 3 only for drift this severe or more.",
+    multiple=True,
+    help="Exit with 3 only for drift this severe or more; new-behaviour: for refused calls that no rebuilt"
+    " program, library or kernel explains. Repeatable.",
 )
 @click.option(
     "--ignore-unused", is_flag=True, help="Do not count rules that the evidence never used as drift."
@@ -54,7 +56,7 @@ def command(
     ctx: click.Context,
     profile: Path,
     evidence: tuple[Path, ...],
-    fail_on: str,
+    fail_on: tuple[str, ...],
     ignore_unused: bool,
     unused_days: float | None,
     reviewed: Path | None,
@@ -80,6 +82,7 @@ def command(
     from autoprofile.report.summary import drift_text
 
     output = output_of(ctx)
+    failing = ",".join(fail_on)
     if as_json and form:
         raise click.UsageError(f"--json and --{form} exclude each other", ctx)
     if reviewed is not None and not reviewed.is_file():
@@ -96,10 +99,10 @@ def command(
     if as_json:
         output.json("drift", report.to_dict())
     elif form:
-        output.data(_rendered(report, form, str(profile), fail_on))
+        output.data(_rendered(report, form, str(profile), failing))
     else:
         output.data(drift_text(report, output.style()))
-    return exits.FINDINGS if any(fails(record, fail_on) for record in report) else exits.DONE
+    return exits.FINDINGS if any(fails(record, failing) for record in report) else exits.DONE
 
 
 def _rendered(report: DriftReport, form: str, name: str, fail_on: str) -> str:
