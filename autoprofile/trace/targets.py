@@ -12,7 +12,7 @@ from fcntl import ioctl
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from autoprofile.errors import AutoprofileError, UsageError
+from autoprofile.errors import AutoprofileError, MachineError, UsageError
 from autoprofile.trace.runtimes import is_container_runtime, is_systemd_child
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Target",
     "cgroup2_root",
+    "cgroup_level_of",
     "cgroup_target",
     "cgroups_of",
     "descendants_of",
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 _MOUNTS: Final = "/proc/self/mounts"
+_MOUNTINFO: Final = "/proc/self/mountinfo"
+_ROOT_CGROUP: Final = 1  # the inode number of the root of cgroup v2, fs/kernfs/dir.c
 
 # Units that have processes, systemd.unit(5). Into scopes and slices running processes are moved; all others
 # are started by systemd inside the unit's cgroup, where it sets things up before it executes the program.
@@ -136,6 +139,47 @@ def cgroup2_root() -> Path:
         if kind == "cgroup2":
             return Path(where).resolve()
     raise AutoprofileError("cgroup v2 is not mounted here", hint="mount -t cgroup2 none /sys/fs/cgroup")
+
+
+def cgroup_level_of(folder: Path) -> int:
+    """Return how many cgroups (v2) are above one on this machine, whatever our cgroup namespace shows.
+
+    Raises:
+        AutoprofileError: cgroup v2 is not mounted here.
+        MachineError: we are in a cgroup namespace, and nothing tells where its root is.
+    """
+    root = cgroup2_root()
+    below = len(folder.relative_to(root).parts)
+    if root.stat().st_ino == _ROOT_CGROUP:
+        return below
+    # What the mount shows as its root, cgroups(7), and what our namespace has as its own: relative to that, a
+    # thread of the kernel, which is always in the machine's root cgroup, is as many levels up.
+    shown = next(
+        words[3]
+        for words in map(str.split, Path(_MOUNTINFO).read_text().splitlines())
+        if words[words.index("-", 6) + 1] == "cgroup2" and Path(words[4]).resolve() == root
+    )
+    kernel_thread = _root_seen_from_here()
+    if kernel_thread is None:
+        raise MachineError(
+            "this is a cgroup namespace, and nothing tells which part of the cgroups it shows",
+            hint="run it on the host, or with the host's /proc and cgroup namespace; --pid works here",
+        )
+    return below + _depth(shown) - _depth(kernel_thread)
+
+
+def _depth(path: str) -> int:
+    return sum(-1 if word == ".." else 1 for word in path.split("/") if word)
+
+
+def _root_seen_from_here() -> str | None:
+    try:
+        # No other process can have pid 2 of the first pid namespace; one of another has a program.
+        if Path("/proc/2/comm").read_text() == "kthreadd\n" and not Path("/proc/2/cmdline").read_bytes():
+            return cgroups_of(2).get("")
+    except OSError:
+        pass
+    return None
 
 
 def threads_of(pid: int) -> list[int]:

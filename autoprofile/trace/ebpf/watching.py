@@ -19,7 +19,7 @@ from autoprofile.trace.ebpf.probes import Probes
 from autoprofile.trace.ebpf.records import CONFIG_CGROUP, CONFIG_CGROUP_EXEC, CONFIG_MOUNT_SPACE
 from autoprofile.trace.program_id import libc_of
 from autoprofile.trace.source import OnProgress, Progress
-from autoprofile.trace.targets import cgroup2_root, mount_space_of, processes_of, threads_of
+from autoprofile.trace.targets import cgroup_level_of, mount_space_of, processes_of, threads_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -73,7 +73,7 @@ class Watch:
             self._probes = Probes(self._entries, returns=self._returns)
             self._probes.files.root_of = target.ends_with
             if target.cgroup is not None:
-                level = len(target.cgroup.relative_to(cgroup2_root()).parts)
+                level = cgroup_level_of(target.cgroup)
                 self._cgroup_id = target.cgroup.stat().st_ino
                 flags = CONFIG_CGROUP_EXEC if target.at_exec else CONFIG_CGROUP
                 self._probes.configure(flags, cgroup_id=self._cgroup_id, cgroup_level=level)
