@@ -222,13 +222,18 @@ def _is_successor(old: SeccompRule, new: SeccompRule) -> bool:
 def _effect(rule: SeccompRule, other: Profile, own: Profile, *, is_new: bool) -> _Effect:
     effect = _Effect({})
     a, b = (other, own) if is_new else (own, other)
-    for arch in rule.arch or arches_with(rule.syscall, tuple(dict.fromkeys((*b.arch, *a.arch)))):
+    # A rule without arch says nothing of an arch that its own profile does not list.
+    for arch in _arches(rule, own):
         for region in _differences(rule, arch, other, own):
             if region is None:
                 effect.is_known = False
             elif found := _proof(a, b, arch, rule.syscall, region):
                 effect.proofs.setdefault(*found)
     return effect
+
+
+def _arches(rule: SeccompRule, own: Profile) -> tuple[str, ...]:
+    return rule.arch or arches_with(rule.syscall, own.arch)
 
 
 def _change(
@@ -240,7 +245,6 @@ def _change(
 ) -> Change:
     rule = new or old
     assert rule is not None
-    arches = rule.arch or arches_with(rule.syscall, tuple(dict.fromkeys((*b.arch, *a.arch))))
     found: dict[str, str] = {}
     for one in (new, old):
         if one is not None:
@@ -255,8 +259,8 @@ def _change(
         f"{'deny' if is_deny(rule) else 'syscalls'}.{rule.syscall}",
         rule.syscall,
         rule.arch[0] if rule.arch else None,
-        None if old is None else rule_yaml(arches[0], old),
-        None if new is None else rule_yaml(arches[0], new),
+        None if old is None else rule_yaml(_arches(old, a)[0], old),
+        None if new is None else rule_yaml(_arches(new, b)[0], new),
         found.get(kind) or next(iter(found.values()), None),
     )
 
@@ -266,10 +270,10 @@ def _reworded(a: Profile, b: Profile, olds: Sequence[SeccompRule], news: Sequenc
     limit = arches.pop() if len(arches) == 1 else None
     rule = (*olds, *news)[0]
 
-    def text(rules: Sequence[SeccompRule]) -> str | None:
+    def text(rules: Sequence[SeccompRule], own: Profile) -> str | None:
         texts = []
         for one in rules:
-            on = one.arch or arches_with(one.syscall, tuple(dict.fromkeys((*b.arch, *a.arch))))
+            on = _arches(one, own)
             where = f"{one.arch[0]}: " if one.arch and limit is None else ""
             texts.append(where + rule_yaml(on[0], one))
         return ", ".join(texts) or None
@@ -280,8 +284,8 @@ def _reworded(a: Profile, b: Profile, olds: Sequence[SeccompRule], news: Sequenc
         f"{'deny' if is_deny(rule) else 'syscalls'}.{rule.syscall}",
         rule.syscall,
         limit[0] if limit else None,
-        text(olds),
-        text(news),
+        text(olds, a),
+        text(news, b),
     )
 
 

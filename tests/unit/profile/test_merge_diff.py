@@ -313,3 +313,33 @@ def test_a_merge_keeps_the_command_of_one_program() -> None:
     one = Profile(program=Program("/bin/p", None, ("p", "-a")))
     assert merge(one, Profile(program=Program("/bin/p", None, ("p", "-b")))).program.argv == ("p", "-a")
     assert merge(one, Profile(program=Program("/bin/q", None, ("q",)))).program.argv == ()
+
+
+def test_a_rule_is_compared_on_the_arches_of_its_own_profile() -> None:
+    """One profile's brk for its only arch against another's limited to it: the same there, no crash."""
+    a = Profile(rules=(SeccompRule("brk", Action.ALLOW),))
+    b = Profile(arch=("x86_64", "i386"), rules=(SeccompRule("brk", Action.ALLOW, arch=("x86_64",)),))
+    for old, new in ((a, b), (b, a)):
+        found = {change.subject: change.kind for change in diff(old, new)}
+        assert found["syscalls.brk"] == "same"
+
+
+@given(data=st.data())
+@examples(60)
+def test_any_two_profiles_of_any_arches_compare(data: st.DataObject) -> None:
+    """Whatever the arches and limits, each rule is compared only where its profile has it; both ways agree."""
+    arches = st.sampled_from([("x86_64",), ("i386", "x86_64"), ("x86_64", "x32", "i386"), ("aarch64",)])
+    made = []
+    for _ in range(2):
+        own = data.draw(arches)
+        limits = st.sampled_from([None, *((one,) for one in own)])
+        rules = []
+        for call in ("brk", "read", "mprotect"):
+            if data.draw(st.booleans()):
+                action = data.draw(st.sampled_from([Action.ALLOW, Action.LOG, Action.errno("EPERM")]))
+                rules.append(SeccompRule(call, action, arch=data.draw(limits)))
+        bad_arch = data.draw(st.sampled_from([Action.KILL_PROCESS, Action.errno("EPERM")]))
+        made.append(Profile(arch=own, bad_arch=bad_arch, rules=tuple(rules)))
+    a, b = made
+    swap = {"widened": "narrowed", "narrowed": "widened"}
+    assert sorted(c.kind for c in diff(a, b)) == sorted(swap.get(c.kind, c.kind) for c in diff(b, a))
