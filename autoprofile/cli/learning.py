@@ -107,6 +107,7 @@ class How:
         deny_failed: whether calls that always failed are denied.
         deny_opaque: whether calls with arguments behind pointers are denied where libc has another.
         deny_jit: whether memory for code made at run time is denied with an error that libraries expect.
+        deny_lookups: whether unseen lookups of users, hosts and locales are denied with one.
     """
 
     level: str = "strict"
@@ -117,6 +118,7 @@ class How:
     deny_failed: bool = True
     deny_opaque: bool = True
     deny_jit: bool = True
+    deny_lookups: bool = True
 
     def infer(self, trace: Trace) -> Inference:
         """Infer a profile; raises what `autoprofile.learn.infer` does."""
@@ -134,6 +136,7 @@ class How:
             deny_failed=self.deny_failed,
             deny_opaque=self.deny_opaque,
             deny_jit=self.deny_jit,
+            deny_lookups=self.deny_lookups,
         )
 
 

@@ -39,7 +39,11 @@ FINAL_ERRORS = ("ENOSYS", "EPERM")
 """Errors that say "never for you" rather than "not this time" (ENOENT, EAGAIN…)."""
 
 CHECKABLE: Mapping[str, str] = {"clone3": "clone", "openat2": "openat"}
-"""Calls whose flags lie behind a pointer, and the sibling that libc falls back to, which can be checked."""
+"""Calls whose flags lie behind a pointer, and the sibling that does the same and can be checked."""
+
+_LIBC_FALLS_BACK = frozenset({"clone3"})
+"""Those of `CHECKABLE` that libc calls, so that answering them with ENOSYS costs nothing. glibc and musl never
+call openat2: a program that does would have to have a way of its own without it."""
 
 JIT_LIBRARIES: Mapping[str, str] = {
     "libpcre2-": "pcre2 falls back to its interpreter (measured with grep -P)"
@@ -52,14 +56,15 @@ def is_answered(decision: Decision, o: Observation) -> bool:
     """Tell whether a refusal is no surprise: a deny rule says what the kernel said anyway, or sends libc on.
 
     That is a call whose every result was the error the rule answers, or one answered with ENOSYS for which
-    libc has another way (clone3, openat2…).
+    libc or the program has another way (clone3…); of openat2 nobody is known to have one.
     """
     if decision.rule is None or decision.action.kind != "errno":
         return False
     error = str(decision.action)
     if o.only_error == error:
         return True
-    return error == "ENOSYS" and syscall_name(o.arch, o.nr) in ENOSYS_FALLBACK
+    name = syscall_name(o.arch, o.nr)
+    return error == "ENOSYS" and name in ENOSYS_FALLBACK and _falls_back(name)
 
 
 def is_missed(profile: Profile, decision: Decision) -> bool:
@@ -70,6 +75,10 @@ def is_missed(profile: Profile, decision: Decision) -> bool:
     if not decision.action.is_permitting:
         return True
     return decision.rule is None and decision.action.kind == "log" and profile.mode != "denylist"
+
+
+def _falls_back(name: str | None) -> bool:
+    return name not in CHECKABLE or name in _LIBC_FALLS_BACK
 
 
 def always_failed(group: CallGroup, arches: Sequence[str]) -> SeccompRule | None:
@@ -90,7 +99,7 @@ def opaque(group: CallGroup, arches: Sequence[str]) -> SeccompRule | None:
     narrows: a program that makes the call itself, and has no fallback, loses it.
     """
     sibling = CHECKABLE.get(group.name or "")
-    if sibling is None or group.name not in ENOSYS_FALLBACK or syscall_nr(group.arch, sibling) is None:
+    if sibling is None or not _falls_back(group.name) or syscall_nr(group.arch, sibling) is None:
         return None
     evidence = evidence_of(
         group.tuples, f"its flags lie behind a pointer; libc falls back to {sibling}, which is checked"

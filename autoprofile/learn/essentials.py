@@ -6,7 +6,7 @@ running small programs (tools/learn/essentials.py); nothing in it is guessed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,14 +23,24 @@ from autoprofile.profile.action import Action
 from autoprofile.profile.rule import Evidence, SeccompRule
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from autoprofile.learn.calls import Values
 
-__all__ = ["Essential", "essential_rules", "essentials", "source"]
+__all__ = ["LOOKUP_ERRORS", "Essential", "essential_rules", "essentials", "lookup_errors", "source"]
 
 _DATA = Path(__file__).with_name("data") / "essentials.tsv"
 _MEASURED_ON = "x86_64"
+
+LOOKUP_ERRORS: Mapping[str, str] = {
+    "socket": "EAFNOSUPPORT",
+    "connect": "EACCES",
+    "bind": "EACCES",
+    "open": "EACCES",
+    "openat": "EACCES",
+}
+"""The calls with which the C library begins to look something up, and an error that glibc and musl both take
+for "not here" (measured with both; musl's nscd client, src/passwd/nscd_query.c, knows just these)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,23 +97,58 @@ def essential_rules(
         rules: of the profile so far; a call that one of them decides stays decided.
         level: for the label.
     """
+    concern = [e for e in essentials() if e.when == "always" or family(e.when) & set(seen)]
+    needed = {
+        name: {v: why for v, why in of_call.items() if not _is_risk(arch, name, v)}
+        for name, of_call in _undecided(arch, concern, rules).items()
+    }
+    return _rules(arch, arches, needed, f"{level}: essential for ")
+
+
+def lookup_errors(
+    arch: str, arches: Sequence[str], seen: Collection[str], rules: Sequence[SeccompRule], level: str
+) -> list[SeccompRule]:
+    """Return rules that answer the first calls of lookups that do not concern a program with an error.
+
+    Nothing is opened. The C library asks for users, hosts, locale and time zone on its own, takes an error
+    for an answer (no nscd, no network, no such file), and goes on; by the default the program would end.
+    The arguments are those of `essential_rules`.
+
+    narrows: a program that would have got further with a socket gets an error, and the rule names it.
+    """
+    foreign = [
+        e
+        for e in essentials()
+        if e.syscall in LOOKUP_ERRORS and e.when != "always" and not family(e.when) & set(seen)
+    ]
+    needed = _undecided(arch, foreign, rules)
+    return [
+        replace(rule, action=Action.errno(LOOKUP_ERRORS[str(rule.syscall)]))
+        for rule in _rules(arch, arches, needed, f"{level}: an error instead of the default, for an unseen ")
+    ]
+
+
+def _undecided(
+    arch: str, entries: Iterable[Essential], rules: Sequence[SeccompRule]
+) -> dict[str, dict[Values, set[str]]]:
+    # the tuples of each call that no rule decides, with what needs them
     needed: dict[str, dict[Values, set[str]]] = {}
-    for entry in essentials():
-        if entry.when != "always" and not family(entry.when) & set(seen):
-            continue
+    for entry in entries:
         nr = syscall_nr(arch, entry.syscall)
         values = _values(arch, entry) if nr is not None else None
         if nr is None or values is None:
             continue
-        specs = constrained_args(arch, entry.syscall)
-        args = [0] * 6
-        for spec, value in zip(specs, values, strict=True):
-            args[spec.index] = value or 0
+        args = _registers(arch, entry.syscall, values)
         own = [r for r in rules if r.syscall == entry.syscall and (r.arch is None or arch in r.arch)]
-        if any(r.evaluate(args) for r in own) or _is_risk(arch, entry.syscall, args):
-            continue
-        reasons = needed.setdefault(entry.syscall, {}).setdefault(values, set())
-        reasons.update(entry.reason.split(", "))
+        if not any(r.evaluate(args) for r in own):
+            reasons = needed.setdefault(entry.syscall, {}).setdefault(values, set())
+            reasons.update(entry.reason.split(", "))
+    return needed
+
+
+def _rules(
+    arch: str, arches: Sequence[str], needed: Mapping[str, Mapping[Values, set[str]]], why: str
+) -> list[SeccompRule]:
     found = []
     for name in sorted(needed):
         for box in boxes(needed[name]):
@@ -112,17 +157,24 @@ def essential_rules(
                 for values, reasons in needed[name].items()
                 if all(side is None or v in side for side, v in zip(box, values, strict=True))
             ]
-            reason = f"{level}: essential for {', '.join(sorted(set().union(*within)))}"
+            reason = f"{why}{', '.join(sorted(set().union(*within)))}"
             args_of_box = args_from_box(constrained_args(arch, name), box)
             limit = arch_limit(arch, arches)
             found.append(SeccompRule(name, Action.ALLOW, args_of_box, limit, Evidence(reason=reason)))
     return found
 
 
-def _is_risk(arch: str, name: str, args: Sequence[int]) -> bool:
+def _registers(arch: str, name: str, values: Values) -> list[int]:
+    args = [0] * 6
+    for spec, value in zip(constrained_args(arch, name), values, strict=True):
+        args[spec.index] = value or 0
+    return args
+
+
+def _is_risk(arch: str, name: str, tuple_values: Values) -> bool:
     # What is needed on a rare path must not open a risk that was not seen. One is exempt: getaddrinfo
     # asks for the machine's addresses through NETLINK_ROUTE, the netlink that every program may talk to.
-    values = dict(enumerate(args))
+    values = dict(enumerate(_registers(arch, name, tuple_values)))
     return any(
         c.holds(values) and (c.risk.name_class, c.risk.severity) != ("netlink", "medium")
         for c in conditions(arch, name)

@@ -64,6 +64,7 @@ class Options(TypedDict, total=False):
     deny_failed: bool
     deny_opaque: bool
     deny_jit: bool
+    deny_lookups: bool
 
 
 def learn(trace: Trace, **options: Unpack[Options]) -> Profile:
@@ -83,6 +84,7 @@ def infer(
     deny_failed: bool = True,
     deny_opaque: bool = True,
     deny_jit: bool = True,
+    deny_lookups: bool = True,
 ) -> Inference:
     """Infer a profile from a trace.
 
@@ -99,9 +101,12 @@ def infer(
             `Policy`).
         worth: gain that a constraint has to bring for each nanosecond on the mean call (not at strict).
         deny_failed: deny calls that always met ENOSYS or EPERM with that error (not at strict).
-        deny_opaque: deny clone3 and openat2 with ENOSYS, so that libc uses clone and openat (not at strict).
+        deny_opaque: deny clone3 with ENOSYS, so that libc uses clone (not at strict).
         deny_jit: answer unseen requests for writable and executable memory with EACCES, not the default,
             where a library was loaded that goes on without (not at strict).
+        deny_lookups: answer the first calls of lookups of users, hosts and locales, where none was seen, with
+            an error that the C library expects, not the default (not at strict, and only where the default
+            refuses).
 
     Raises:
         AutoprofileError: the trace holds no call of a known arch.
@@ -124,6 +129,7 @@ def infer(
         )
     identity = program or program_of(trace)
     policy = Policy(level, confidence, worth)
+    action = default or DEFAULTS[mode]
 
     def leveled(observations: Sequence[Observation]) -> Leveled:
         groups = call_groups(observations)
@@ -133,6 +139,7 @@ def infer(
             policy,
             deny_failed=deny_failed,
             deny_opaque=deny_opaque,
+            deny_lookups=deny_lookups and mode == "allowlist" and action.is_refusing,
             libraries=trace.meta.libraries if deny_jit else (),
         )
         result.rules = rules_of_mode(mode, result.rules, groups, arches)
@@ -145,7 +152,7 @@ def infer(
             arch=arches,
             level=level,
             mode=mode,
-            default=default or DEFAULTS[mode],
+            default=action,
             rules=tuple(found.rules),
         )
 

@@ -16,7 +16,7 @@ from autoprofile.abi.syscalls import syscall_nr
 from autoprofile.learn.calls import CallGroup, distinct_runs
 from autoprofile.learn.companions import companion_rules, companions_of
 from autoprofile.learn.denied import CHECKABLE, always_failed, opaque, spare_jit
-from autoprofile.learn.essentials import essential_rules
+from autoprofile.learn.essentials import essential_rules, lookup_errors
 from autoprofile.learn.generalise import Policy, generalise, open_shapes
 from autoprofile.learn.risks import conditions
 from autoprofile.learn.shapes import comparators
@@ -57,6 +57,7 @@ def rules_of_level(
     *,
     deny_failed: bool = True,
     deny_opaque: bool = True,
+    deny_lookups: bool = True,
     libraries: Collection[str] = (),
 ) -> Leveled:
     """Return the rules of the policy's level.
@@ -66,7 +67,9 @@ def rules_of_level(
         arches: of the profile.
         policy: level and thresholds.
         deny_failed: deny calls that always met ENOSYS or EPERM with that same error (not at strict).
-        deny_opaque: deny clone3 and openat2 with ENOSYS, so that libc uses clone and openat (not at strict).
+        deny_opaque: deny clone3 with ENOSYS, so that libc uses clone (not at strict).
+        deny_lookups: answer the first calls of unseen lookups (users, hosts, locale) with an error that the C
+            library expects (`essentials.lookup_errors`). Not at strict.
         libraries: paths of those that were loaded; one that can do without fresh code is told so by an error
             (`denied.spare_jit`), instead of being killed. Not at strict.
     """
@@ -82,6 +85,8 @@ def rules_of_level(
     for group in groups:
         failed = always_failed(group, arches) if deny_failed else None
         hidden = opaque(group, arches) if deny_opaque else None
+        if group.name in CHECKABLE and failed is None and hidden is None:
+            result.notes.append(f"{group.name} is allowed with any flags: they lie behind a pointer")
         rule = failed or hidden
         if rule is not None:
             result.rules.append(rule)
@@ -110,7 +115,6 @@ def rules_of_level(
         (arch, r.syscall) for r in result.rules for arch in (r.arch or arches) if isinstance(r.syscall, str)
     }
     for arch in arches:
-        seen = {g.name for g in groups if g.arch == arch and g.name is not None}
         for call, reason in companions_of(arch, groups).items():
             if call.argument:
                 evidence = Evidence(reason=f"{policy.level}: companion: {reason}")
@@ -118,14 +122,21 @@ def rules_of_level(
             elif (arch, call.syscall) not in allowed:
                 allowed.add((arch, call.syscall))
                 result.rules += _unseen(arch, call.syscall, arches, policy, f"companion: {reason}")
-        # after the companions: what they open already needs no rule of its own
-        found = essential_rules(arch, arches, seen, result.rules, policy.level)
-        if deny_opaque:
-            found = [_checkable(r) for r in found]
-        allowed |= {(arch, str(r.syscall)) for r in found}
-        result.rules += found
     if policy.level == "permissive":
-        result.rules += _families(groups, arches, policy, allowed)
+        result.rules += _families(groups, arches, policy, allowed, deny_opaque=deny_opaque)
+    for arch in arches:
+        seen = {g.name for g in groups if g.arch == arch and g.name is not None}
+        # after companions and siblings: what they open already needs no rule of its own
+        found = essential_rules(arch, arches, seen, result.rules, policy.level)
+        result.rules += [_checkable(r) for r in found] if deny_opaque else found
+        if deny_lookups:
+            errors = lookup_errors(arch, arches, seen, result.rules, policy.level)
+            result.rules += errors
+            answers = sorted({f"{r.syscall} with {r.action}" for r in errors})
+            if answers:
+                result.notes.append(
+                    f"lookups of names or locales that were not seen are answered: {', '.join(answers)}"
+                )
     return result
 
 
@@ -154,7 +165,12 @@ def _unseen(arch: str, name: str, arches: Sequence[str], policy: Policy, reason:
 
 
 def _families(
-    groups: Sequence[CallGroup], arches: Sequence[str], policy: Policy, allowed: set[tuple[str, str | None]]
+    groups: Sequence[CallGroup],
+    arches: Sequence[str],
+    policy: Policy,
+    allowed: set[tuple[str, str | None]],
+    *,
+    deny_opaque: bool,
 ) -> list[SeccompRule]:
     rules: list[SeccompRule] = []
     for group in groups:
@@ -166,6 +182,8 @@ def _families(
                 continue
             allowed.add((group.arch, name))
             risk = syscall_risk(name)
+            if name == "clone3" and not deny_opaque:
+                continue  # an essential of threads, which then decides
             if name in CHECKABLE and name in ENOSYS_FALLBACK:
                 # narrows: its flags cannot be checked, and libc has another way
                 reason = f"{policy.level}: sibling of {group.name} whose flags lie behind a pointer"

@@ -179,14 +179,32 @@ def openat_bypass(profile: Profile) -> Iterator[Finding]:
     """`openat` may only read, but another call opens for writing or with unseen flags."""
     for arch in profile.arch:
         at = _at(arch, "openat", "flags")
-        if at is None or not permitting(profile, arch, "openat"):
+        if at is None:
+            continue
+        if not allowed(profile, arch, "openat"):
+            if allowed(profile, arch, "openat2"):
+                yield Finding(
+                    "openat-bypass",
+                    "medium",
+                    "openat2 opens files that no rule can refuse",
+                    "openat is refused, but openat2 is allowed and its flags lie behind a pointer",
+                    ("openat", "openat2"),
+                    "deny openat2 with ENOSYS, if the program has another way",
+                    arch,
+                )
             continue
         writes: tuple[Want, ...] = ({at: (_O_ACCMODE, 1)}, {at: (_O_ACCMODE, 2)})
         if any(allowed(profile, arch, "openat", want) for want in writes):
             continue
         found = []
         if allowed(profile, arch, "openat2"):
-            found.append(("openat2", "its flags lie behind a pointer", "deny openat2 with ENOSYS"))
+            found.append(
+                (
+                    "openat2",
+                    "its flags lie behind a pointer",
+                    "deny openat2 with ENOSYS, if the program has another way",
+                )
+            )
         if allowed(profile, arch, "creat"):
             found.append(("creat", "it always writes", "deny creat"))
         at_open = _at(arch, "open", "flags")

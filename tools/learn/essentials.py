@@ -58,11 +58,13 @@ class SmallProgram:
         when: "always", or the syscall that a program must have been seen to make before this path concerns
             it.
         code: the body of main, with functions before it if need be, after ``===``.
+        libcs: those it is measured with; glibc-static has no loader, which opens files of its own.
     """
 
     name: str
     when: str
     code: str
+    libcs: tuple[str, ...] = ("glibc", "musl")
 
 
 PROGRAMS = (
@@ -105,6 +107,7 @@ PROGRAMS = (
         "buffered output",
         "always",
         'printf("%d %f\\n", argc, 1.5); fflush(stdout); fprintf(stderr, "e\\n"); isatty(1);',
+        ("glibc", "glibc-static", "musl"),
     ),
     SmallProgram(
         "a thread",
@@ -117,12 +120,19 @@ PROGRAMS = (
         "openat",
         'setlocale(LC_ALL, ""); puts(nl_langinfo(CODESET)); time_t t = 0; char b[99];'
         'strftime(b, 99, "%c %Z", localtime(&t)); puts(b);',
+        ("glibc", "glibc-static", "musl"),
     ),
     SmallProgram(
         "user and group lookup",
         "connect",  # it asks nscd through a Unix socket: no reason to let a program connect that never did
         'struct passwd *p = getpwuid(getuid()); getgrgid(getgid()); getpwnam("nobody");'
         'printf("%p\\n", (void *)p);',
+    ),
+    SmallProgram(
+        "user and group lookup",
+        "connect",
+        'getpwnam("no such user"); getgrnam("no such group");',
+        ("musl",),  # with glibc the modules of the machine's nsswitch.conf would be measured
     ),
     SmallProgram(
         "host lookup",
@@ -141,7 +151,11 @@ def _compile(program: SmallProgram, libc: str, folder: Path) -> Path:
         f"{INCLUDES}{before}\nint main(int argc, char **argv) {{ (void)argv; {body} return 0; }}\n"
     )
     target = folder / f"{libc}.out"
-    compiler = ["gcc", "-pthread"] if libc == "glibc" else ["musl-gcc", "-static"]
+    compiler = {
+        "glibc": ["gcc", "-pthread"],
+        "glibc-static": ["gcc", "-pthread", "-static"],
+        "musl": ["musl-gcc", "-static"],
+    }[libc]
     subprocess.run([*compiler, "-O0", "-w", "-o", str(target), str(source)], check=True, timeout=60)
     return target
 
@@ -180,13 +194,13 @@ def measure() -> list[tuple[str, str, str, str, str]]:
     found: dict[tuple[str, str, str], tuple[set[str], set[str]]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for libc in ("glibc", "musl"):
+        for libc in ("glibc", "glibc-static", "musl"):
             nothing = _calls(_trace(_compile(EMPTY, libc, folder)))
-            for program in PROGRAMS:
+            for program in (p for p in PROGRAMS if libc in p.libcs):
                 for call, text in _calls(_trace(_compile(program, libc, folder))) - nothing:
                     reasons, libcs = found.setdefault((call, text, program.when), (set(), set()))
                     reasons.add(program.name)
-                    libcs.add(libc)
+                    libcs.add(libc.removesuffix("-static"))
     # what every program may need, it may also need when it does something more
     always = {(call, text) for call, text, when in found if when == "always"}
     return sorted(

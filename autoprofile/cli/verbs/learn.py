@@ -89,13 +89,19 @@ __all__ = ["command"]
 @click.option(
     "--deny-opaque/--allow-opaque",
     default=True,
-    help="Whether clone3 and openat2, with flags no filter sees, get ENOSYS so that libc takes others.",
+    help="Whether clone3, whose flags no filter sees, gets ENOSYS so that libc takes clone.",
 )
 @click.option(
     "--jit-error/--no-jit-error",
     "deny_jit",
     default=True,
     help="Whether memory for code made at run time gets EACCES where a library can do without it.",
+)
+@click.option(
+    "--lookup-error/--no-lookup-error",
+    "deny_lookups",
+    default=True,
+    help="Whether lookups of users, hosts and locales get an error that libc expects where none was seen.",
 )
 @click.option(
     "--runs",
@@ -118,9 +124,7 @@ __all__ = ["command"]
     metavar="SECONDS",
     help="What counts as one repetition of a target that runs on, for --until-stable; default 10.",
 )
-@click.option(
-    "--timeout", type=Number(min=0, min_open=True), metavar="SECONDS", help="End each run then."
-)
+@click.option("--timeout", type=Number(min=0, min_open=True), metavar="SECONDS", help="End each run then.")
 @click.option(
     "--merge", "merge_into", is_flag=True, help="Widen the profile when it exists, as its level and mode say."
 )
@@ -148,6 +152,7 @@ def command(
     deny_failed: bool,
     deny_opaque: bool,
     deny_jit: bool,
+    deny_lookups: bool,
     runs: int | None,
     bound: float | None,
     window: float | None,
@@ -202,7 +207,17 @@ def command(
     for option, path in (("-o", target), ("--trace", trace_file)):
         if str(path) == "-":
             raise click.UsageError(f"{option} names a file: stdout belongs to the program that is run", ctx)
-    asked = How(level, mode, _action(default_action), confidence, worth, deny_failed, deny_opaque, deny_jit)
+    asked = How(
+        level,
+        mode,
+        _action(default_action),
+        confidence,
+        worth,
+        deny_failed,
+        deny_opaque,
+        deny_jit,
+        deny_lookups,
+    )
 
     def planned(path: Path) -> tuple[Plan, How]:
         plan = Plan(output, target or path, trace_file, force, merge_into)

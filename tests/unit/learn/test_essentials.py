@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -10,9 +11,10 @@ from autoprofile.abi.arch import ARCHES
 from autoprofile.abi.constants import encode_value
 from autoprofile.abi.signatures import constrained_args
 from autoprofile.abi.syscalls import syscall_nr
-from autoprofile.learn import learn
+from autoprofile.learn import infer, learn
 from autoprofile.learn.essentials import essential_rules, essentials, source
 from autoprofile.learn.risks import conditions
+from autoprofile.lint import lint
 from autoprofile.profile import Action, SeccompRule
 from tests.unit.learn.traces import observed, trace_of
 
@@ -83,3 +85,59 @@ def test_no_essential_or_companion_carries_an_unseen_risk(arch: str) -> None:
                 args[one.index] = value
             risks = [c.risk for c in conditions(arch, name) if c.holds(dict(enumerate(args)))]
             assert {(r.name_class, r.severity) for r in risks} <= {("netlink", "medium")}, rule
+
+
+NSCD = ("AF_UNIX", "SOCK_STREAM|SOCK_CLOEXEC|SOCK_NONBLOCK", 0)
+
+
+def test_unseen_lookups_are_answered_with_an_error() -> None:
+    """A program that never asked for a name is told that there is no socket, instead of being killed."""
+    found = infer(trace_of(observed("openat", 0, 0, 0)), level="standard")
+    profile = found.profile
+    assert profile.decide("socket", *NSCD).action == Action.errno("EAFNOSUPPORT")
+    assert profile.decide("socket", "AF_UNIX", "SOCK_STREAM|SOCK_CLOEXEC", 0).action.kind == "errno"
+    assert profile.decide("socket", "AF_NETLINK", "SOCK_RAW|SOCK_CLOEXEC", 0).action.kind == "errno"
+    assert profile.decide("connect").action == Action.errno("EACCES")
+    assert profile.decide("socket", "AF_INET", "SOCK_STREAM", 0).action == Action.KILL_PROCESS
+    assert profile.decide("openat", 0, 0, "O_RDONLY|O_CLOEXEC").action == Action.ALLOW
+    assert sum("lookups" in note for note in found.notes) == 1
+    assert len(lint(profile, only=["overlap"])) == 0
+
+
+def test_lookups_of_a_program_that_opens_nothing_find_no_file() -> None:
+    """Locale and time zone of a static program that was not seen to open a file are not there."""
+    profile = learn(trace_of(observed("write")), level="standard")
+    assert profile.decide("open", 0, "O_RDONLY|O_CLOEXEC|O_LARGEFILE", 0).action == Action.errno("EACCES")
+    assert profile.decide("openat", 0, 0, "O_RDONLY|O_CLOEXEC", 0).action == Action.errno("EACCES")
+    assert profile.decide("openat", 0, 0, "O_WRONLY|O_CLOEXEC", 0).action == Action.KILL_PROCESS
+
+
+def test_a_server_that_never_connected_may_not_be_killed_by_a_name() -> None:
+    """Its sockets stay as they are; connecting, which it was not seen to do, is answered with an error."""
+    seen = [observed("socket", 2, 1, 0), observed("listen"), observed("accept")]
+    profile = learn(trace_of(*seen), level="standard")
+    assert profile.decide("socket", *NSCD).action == Action.ALLOW
+    assert profile.decide("connect").action == Action.errno("EACCES")
+
+
+def test_lookups_that_were_seen_go_on() -> None:
+    """A program that connects has sockets for names, and no rule answers them."""
+    profile = learn(trace_of(observed("connect"), observed("openat", 0, 0, 0)), level="standard")
+    assert profile.decide("connect").action == Action.ALLOW
+    assert profile.decide("socket", *NSCD).action == Action.ALLOW
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"level": "strict"},
+        {"level": "standard", "mode": "denylist"},
+        {"level": "standard", "mode": "hybrid"},
+        {"level": "standard", "default": Action.LOG},
+        {"level": "standard", "deny_lookups": False},
+    ],
+)
+def test_lookups_are_answered_only_where_the_default_refuses(how: dict[str, Any]) -> None:
+    """A trial that logs refuses nothing more, a supervisor is asked, and the option turns it off."""
+    profile = learn(trace_of(observed("openat", 0, 0, 0)), **how)
+    assert profile.decide("connect").action == profile.default

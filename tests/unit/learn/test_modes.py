@@ -47,3 +47,29 @@ def test_modes_add_no_rule_inside_another(arch: str, mode: str, level: str) -> N
     profile = infer(trace_of(*seen), level=level, mode=mode).profile
     found = {f.id for f in lint(profile, only=["overlap"])}
     assert not found & {"shadowed-rule", "contradictory-rules"}, found
+
+
+@pytest.mark.parametrize("level", ["standard", "permissive"])
+def test_a_program_that_uses_openat2_keeps_it(level: str) -> None:
+    """No libc calls openat2, so that nobody falls back when it is not there: replaying A would end."""
+    seen = [observed("openat", 0, 0, 0, run=run) for run in range(3)]
+    seen += [observed("openat2", run=run) for run in range(3)]
+    found = infer(trace_of(*seen), level=level)
+    assert found.profile.decide("openat2").action == Action.ALLOW
+    assert any("openat2 is allowed with any flags" in note for note in found.notes)
+    doors = [f.syscalls for f in lint(found.profile, only=["openat"])]
+    # permissive lets openat write as well, so that there is nothing to go around
+    assert doors == ([("openat", "openat2")] if level == "standard" else [])
+
+
+def test_openat2_is_no_answer_that_anybody_expects() -> None:
+    """A run that needs openat2 where a profile answers ENOSYS was denied something."""
+    seen = [observed("openat", 0, 0, 0), observed("openat", 0, 0, 0, run=1), observed("openat2", run=1)]
+    found = infer(trace_of(*seen), level="permissive")
+    assert [bool(one.denials) for one in found.completeness.left_out] == [False, True]
+
+
+def test_lint_sees_openat2_where_openat_is_not_allowed_at_all() -> None:
+    """The stricter profile has the same door."""
+    strict = infer(trace_of(observed("openat2"))).profile
+    assert [f.id for f in lint(strict, only=["openat"])] == ["openat-bypass"]
