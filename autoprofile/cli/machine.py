@@ -187,6 +187,18 @@ def _tracing() -> Iterator[Check]:
     for name in ("notify", "ptrace"):
         works, found, how = _try_source(name)
         yield Check("tracing", name, works, found, how)
+    yield _vsyscall()
+
+
+def _vsyscall() -> Check:
+    # Not a lack either way, but what the sources can be asked for depends on it.
+    from autoprofile.trace.vsyscall import vsyscall_mode
+
+    mode = vsyscall_mode()
+    found = "no program can call the vsyscall page (vsyscall=none)"
+    if mode != "none":
+        found = f"old programs can call the vsyscall page (vsyscall={mode}), unseen by ptrace: notify sees it"
+    return Check("tracing", "vsyscall", True, found)
 
 
 def _try_source(name: str) -> tuple[bool, str, str | None]:

@@ -120,7 +120,8 @@ class LossLedger:
     ``unknown_arch``: of an arch without one (the arguments of both are not kept);
     ``tracee_lost``: a thread vanished from under the tracer; ``interrupted``: the user stopped the run early;
     ``log_incomplete``: lines of a log that could not be understood; ``own_filter``: a seccomp filter of the
-    program's own hides from ``notify`` what it refuses.
+    program's own hides from ``notify`` what it refuses; ``setuid_ignored``: a program ran without rights that
+    its file gives; ``vsyscall``: a program may call the vsyscall page, which the source does not see.
     """
 
     __slots__ = ("details", "entries")

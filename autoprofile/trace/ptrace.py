@@ -1,7 +1,8 @@
 """The ptrace source: every syscall of a command and its descendants, with what each call returned.
 
 Needs no privilege and no new kernel (5.3), costs two stops a call. It starts at the first instruction after
-the exec and ends when the last descendant has ended. One thread does everything; signals, group-stops and
+the exec and ends when the last descendant has ended. Calls through the vsyscall page it does not see (in the
+ledger as ``vsyscall``, where a program may make them). One thread does everything; signals, group-stops and
 exits of the program behave as without a tracer. Nobody is left behind stopped: tracees die with the tool.
 """
 
@@ -43,6 +44,7 @@ from autoprofile.trace.ptrace_binding import (
 )
 from autoprofile.trace.source import Command, OnProgress, Progress, RunResult
 from autoprofile.trace.status import Child, Forwarding, shell_status
+from autoprofile.trace.vsyscall import HiddenCalls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,12 +146,13 @@ class _Tracees:
         self._early: set[int] = set()  # stopped, perhaps even dead, but not reported
         self._executed_over: set[int] = set()  # ended by an execve of their process, not yet reaped
         self._libraries: dict[str, str] = {}
+        self._hidden = HiddenCalls()
         self._noted = {**_codes("clone"), **_codes("clone3"), **_codes("exit_group")}
 
     def follow(self) -> None:
         """Run all tracees to their end."""
         self._adopt(self.root)
-        self._note_privilege(self.root)
+        self._note_program(self.root)
         self._resume(self.root, 0)
         # Everything the loop touches on every stop is a local name: two stops a call.
         waitpid, now, read, go = os.waitpid, time.monotonic_ns, info_reader(), resume
@@ -218,6 +221,9 @@ class _Tracees:
             self.send_signal(signal.SIGTERM)
 
     def trace(self, command: Command, started_s: float, libc: str, status: int) -> Trace:
+        for path in self._hidden.found:
+            detail = f"{path} may call the vsyscall page, which ptrace does not see; --backend notify does"
+            self.recorder.ledger.add("vsyscall", detail=detail)
         return self.recorder.finish(
             TraceMeta(
                 backend="ptrace",
@@ -291,7 +297,7 @@ class _Tracees:
         self.threads[tgid] = {tgid}
         self._groups[tgid] = tgid
         self._counters[tgid] = self._counter(tgid)
-        self._note_privilege(tgid)
+        self._note_program(tgid)
 
     def _ended(self, tid: int, status: int) -> None:
         if tid == self.root:
@@ -338,6 +344,7 @@ class _Tracees:
         if name == "exit_group":
             for loaded in loaded_objects(tid):
                 self._libraries.setdefault(loaded.path, loaded.build_id or "")
+            self._hidden.look(tid)
             return
         flags = a0
         if name == "clone3":
@@ -348,7 +355,8 @@ class _Tracees:
         if flags & _CLONE_UNTRACED:
             self.recorder.ledger.add("missed_fork", detail=f"{name} with CLONE_UNTRACED in process {tid}")
 
-    def _note_privilege(self, pid: int) -> None:
+    def _note_program(self, pid: int) -> None:
+        self._hidden.look(pid)
         # Under a tracer without CAP_SYS_PTRACE, root or not, set-uid programs get no rights (ptrace(2)).
         if lacks_rights_of_its_file(pid):
             path = program_of(pid).path

@@ -17,6 +17,7 @@ from autoprofile.abi.signatures import constrained_args
 from autoprofile.abi.syscalls import syscall_name
 from autoprofile.trace.notify import NotifySource
 from autoprofile.trace.source import Command, source_named
+from autoprofile.trace.vsyscall import vsyscall_mode
 from tests.conftest import need_program
 from tests.kernel.tool import start_tool, tool
 
@@ -425,3 +426,25 @@ def _descendants_sleep(session: int) -> bool:
         except OSError:
             continue
     return False
+
+
+def test_calls_through_the_vsyscall_page_are_seen_or_said_to_be_missed(tracee):
+    """seccomp decides on the calls of the vsyscall page, so notify counts them; ptrace says that it sees none."""
+    if vsyscall_mode() == "none":
+        pytest.skip("this kernel has no vsyscall page: nobody can call it")
+    program = tracee("vsyscalls")
+    by_notify, by_ptrace = learn(program, "23"), learn(program, "23", backend="ptrace")
+    assert by_notify.output == by_ptrace.output == ["23"]
+    assert (by_notify.count("time"), by_notify.lost) == (23, {})
+    assert (by_ptrace.count("time"), by_ptrace.lost) == (0, {"vsyscall": 1})
+
+
+def test_a_signal_may_interrupt_a_call_that_waits_for_its_answer(tracee):
+    """Under notify a handler without SA_RESTART makes any call fail with EINTR; what got through is counted."""
+    program, made = tracee("interrupted"), 3001
+    natively = subprocess.run([program, str(made)], capture_output=True, text=True, timeout=60, check=True)
+    by_ptrace = learn(program, str(made), backend="ptrace")
+    assert (natively.stdout, by_ptrace.output, by_ptrace.count("getppid")) == ("0\n", ["0"], made)
+    by_notify = learn(program, str(made))
+    interrupted = int(by_notify.output[0])
+    assert made - interrupted <= by_notify.count("getppid") <= made
