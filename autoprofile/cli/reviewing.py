@@ -179,9 +179,12 @@ def _reason(wanted: Sequence[tuple[DriftRecord, str, str]]) -> str:
 
 
 def _decided_by(profile: Profile, record: DriftRecord) -> SeccompRule | None:
+    from autoprofile.drift.decide import decide_known
+
     if record.arch is None or record.nr is None:
         return None
-    return profile.decide_call(record.arch, record.nr, [a or 0 for a in record.args]).rule
+    decision = decide_known(profile, record.arch, record.nr, record.args)
+    return None if decision is None else decision.rule
 
 
 def walk(session: Session) -> None:

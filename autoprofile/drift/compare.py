@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from autoprofile.abi.arch import ARCHES
 from autoprofile.abi.constants import decode_value
 from autoprofile.abi.families import ENOSYS_FALLBACK
-from autoprofile.abi.signatures import constrained_args, kernel_value
+from autoprofile.abi.signatures import call_signature, constrained_args, kernel_value
 from autoprofile.abi.syscalls import display_name, syscall_name
 from autoprofile.drift.attribution import CHANGED, SAME, UNKNOWN, Attribution, attribute, strangers
 from autoprofile.drift.decide import decide_known, passes
@@ -191,13 +191,15 @@ def reduced(arch: str, nr: int, args: Sequence[int | None]) -> tuple[int | None,
     """Return the six arguments with only the constrained ones that the kernel reads in this call kept."""
     name = syscall_name(arch, nr)
     kept: list[int | None] = [None] * 6
+    # its width may depend on the command: the kernel reads 32 bits of some arguments of prctl and fcntl
+    exact = call_signature(arch, name, args) if name else None
     for spec in constrained_args(arch, name) if name else ():
         raw = args[spec.index]
         if raw is None:
             continue
         used_if = spec.used_if
         if used_if is None or args[used_if.index] is None or used_if.holds([a or 0 for a in args]):
-            kept[spec.index] = kernel_value(spec, raw)
+            kept[spec.index] = kernel_value(exact.args[spec.index] if exact else spec, raw)
     return tuple(kept)
 
 

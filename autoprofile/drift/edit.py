@@ -17,6 +17,7 @@ from autoprofile.drift.risk import unknown_args
 from autoprofile.errors import AutoprofileError
 from autoprofile.profile.action import Action
 from autoprofile.profile.arg import ANY, Arg
+from autoprofile.profile.canonical import spec_width
 from autoprofile.profile.model import Profile
 from autoprofile.profile.region import subtract_all
 from autoprofile.profile.rule import Evidence, SeccompRule
@@ -42,9 +43,12 @@ def accepting_rule(
     """
     name = syscall_name(arch, nr)
     specs = constrained_args(arch, name) if name else ()
-    compared = tuple(Arg(s.index, "eq", v, width=s.width) for s in specs if (v := args[s.index]) is not None)
+    compared = tuple(Arg(s.index, "eq", v) for s in specs if (v := args[s.index]) is not None)
     limit = None if profile.arch == (arch,) else (arch,)
-    return SeccompRule(name or nr, Action.ALLOW, compared or ANY, limit, evidence)
+    rule = SeccompRule(name or nr, Action.ALLOW, compared or ANY, limit, evidence)
+    width_of = {s.index: spec_width(s, rule) for s in specs}
+    bound = tuple(replace(one, width=width_of[one.index]) for one in compared)
+    return replace(rule, args=bound or ANY)
 
 
 def in_the_way(profile: Profile, arch: str, nr: int, args: Sequence[int | None]) -> list[SeccompRule]:

@@ -435,3 +435,18 @@ def test_evidence_of_another_program_is_said_to_be_that() -> None:
     foreign = replace(log.records[0], build_id="77")
     assert compare(profile, audits=[AuditLog((foreign,))]).strangers == ("/bin/other",)
     assert compare(profile, profiles={"o": Profile(program=Program("/bin/o"))}).strangers == ("/bin/o",)
+
+
+@pytest.mark.parametrize(
+    "call", [("prctl", 26, 1 << 40 | 1), ("fcntl", 3, 4, 1 << 40 | 2048), ("prctl", 4, 1)]
+)
+def test_what_the_kernel_does_not_read_makes_no_call_of_its_own(call: tuple[str | int, ...]) -> None:
+    """Garbage above the bits that a command's argument has is neither in the record nor in its edit."""
+    syscall, *args = call
+    clean = [value & 0xFFFFFFFF for value in args]
+    profile = learn(BASE)
+    log = AuditLog((denial(str(syscall), *args), denial(str(syscall), *clean)))
+    (record,) = compare(profile, audits=[log])
+    accepted = accept(profile, [record])
+    assert compare(accepted, audits=[log]).records == ()
+    assert Profile.loads(accepted.dumps()) == accepted
