@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 
 from autoprofile.abi import display_name
-from autoprofile.trace.containers import container_target
+from autoprofile.errors import AutoprofileError
+from autoprofile.trace.containers import container_target, init_pid_of
 from autoprofile.trace.ebpf.watching import Watch
 from autoprofile.trace.targets import processes_of
 from tests.conftest import need_program
 
 pytestmark = pytest.mark.ebpf
+
+NOBODY = 65534
 
 
 class Container:
@@ -108,3 +111,64 @@ def test_a_runtime_is_told_from_the_workload(container):
     container.runc("start", container.name)
     comes_true(lambda: os.readlink(f"/proc/{pid}/exe") == "/bin/busybox")
     assert pid in processes_of(container_target(container.name))
+
+
+@pytest.fixture
+def of_nobody():
+    """Return the pid of a process of another user, in a user and a mount namespace of its own."""
+    process = subprocess.Popen(
+        ["unshare", "-U", "-r", "-m", "sh", "-c", "echo; exec sleep 600"],
+        user=NOBODY,
+        group=NOBODY,
+        extra_groups=(),
+        stdout=subprocess.PIPE,
+        cwd="/",
+    )
+    assert process.stdout is not None
+    if process.stdout.readline() != b"\n":
+        pytest.skip("users may make no user namespaces here")
+    yield process.pid
+    process.kill()
+    process.wait(timeout=60)
+    process.stdout.close()
+
+
+def write_state(root: Path, folder: str, name: str, pid: int) -> None:
+    file = root / folder / name / "state.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"id": name, "init_process_pid": pid}))
+
+
+def test_a_users_state_file_speaks_for_that_user_alone(tmp_path, of_nobody):
+    """What any user can write is believed of the user's own processes, not of others'."""
+    users = f"run/user/{NOBODY}/runc"
+    write_state(tmp_path, users, "own", of_nobody)
+    write_state(tmp_path, users, "others", os.getpid())
+    assert init_pid_of("own", tmp_path) == of_nobody
+    with pytest.raises(AutoprofileError, match="no runtime knows"):
+        init_pid_of("others", tmp_path)
+
+
+@pytest.mark.parametrize("pid", [2**22 - 1, os.getpid()], ids=["stopped", "running"])
+def test_nobody_takes_the_name_of_roots_container(tmp_path, of_nobody, pid):
+    """Where root's runtime knows a container of that name or id, another user's is an error, not an answer."""
+    long = "0123456789abcdef0123"
+    for ours, theirs in (("web", "web"), (long, long[:12])):
+        write_state(tmp_path, f"run/user/{NOBODY}/runc", theirs, of_nobody)
+        write_state(tmp_path, "run/runc", ours, pid)
+        with pytest.raises(AutoprofileError, match="several containers answer"):
+            init_pid_of(theirs, tmp_path)
+
+
+def test_a_users_container_is_named_as_such(of_nobody):
+    """A target that only another user's files know says whose it is."""
+    folder = Path(f"/run/user/{NOBODY}")
+    name = f"autoprofile-of-nobody-{os.getpid()}"
+    is_new = not folder.exists()
+    try:
+        write_state(Path("/"), f"run/user/{NOBODY}/runc", name, of_nobody)
+        assert container_target(name).name == f"container {name} of user {NOBODY}"
+    finally:
+        shutil.rmtree(folder / "runc" / name, ignore_errors=True)
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
