@@ -42,8 +42,8 @@ CHECKABLE: Mapping[str, str] = {"clone3": "clone", "openat2": "openat"}
 """Calls whose flags lie behind a pointer, and the sibling that does the same and can be checked."""
 
 _LIBC_FALLS_BACK = frozenset({"clone3"})
-"""Those of `CHECKABLE` that libc calls, so that answering them with ENOSYS costs nothing. glibc and musl never
-call openat2: a program that does would have to have a way of its own without it."""
+"""Those of `CHECKABLE` that libc calls, so that answering them with ENOSYS costs nothing. No libc calls
+openat2: a program that does would have to have a way of its own without it."""
 
 JIT_LIBRARIES: Mapping[str, str] = {
     "libpcre2-": "pcre2 falls back to its interpreter (measured with grep -P)"

@@ -7,8 +7,9 @@ form, at what gain and price. Everything seen stays allowed, whatever the form.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from itertools import product
+from operator import or_
 from typing import TYPE_CHECKING
 
 from autoprofile.abi.constants import constants
@@ -183,7 +184,35 @@ def _shapes(group: CallGroup, form: str, policy: Policy) -> list[Shape]:
             choices.append([values])
         else:
             choices.append(_open_sides(group, spec, values, form == "bits"))
-    return _outside([tuple(sides) for sides in product(*choices)], risks, group.specs)
+    shapes: list[Shape] = [tuple(sides) for sides in product(*choices)]
+    for at, spec in enumerate(group.specs):
+        if spec.used_if is not None and any(t.values[at] is None for t in group.tuples):
+            shapes += [unread for shape in shapes for unread in _unread(shape, at, group.specs)]
+    return _outside(shapes, risks, group.specs)
+
+
+def _unread(shape: Shape, at: int, specs: Sequence[ArgSpec]) -> list[Shape]:
+    # Of a shape that constrains an argument: the part in which the call does not read it (openat without
+    # O_CREAT), where it holds whatever the register held.
+    used_if = specs[at].used_if
+    place = next((n for n, s in enumerate(specs) if used_if is not None and s.index == used_if.index), None)
+    if used_if is None or place is None or shape[at] is None:
+        return []
+    decider = shape[place]
+    if isinstance(decider, frozenset):
+        left = frozenset(v for v in decider if not used_if.holds([0] * used_if.index + [v]))
+        if not left:
+            return []
+        decider = left
+    elif used_if.any_bits is not None:
+        bits = reduce(or_, used_if.any_bits, 0)
+        decider = decider or Masked(0, 0)
+        if decider.value & bits:
+            return []
+        decider = decider.narrowed(bits, 0)
+    else:
+        return []  # narrows: values that are left out of an open side
+    return [tuple(decider if n == place else None if n == at else side for n, side in enumerate(shape))]
 
 
 def _open_sides(group: CallGroup, spec: ArgSpec, values: frozenset[int], only_bits: bool) -> list[ShapeSide]:
@@ -192,7 +221,8 @@ def _open_sides(group: CallGroup, spec: ArgSpec, values: frozenset[int], only_bi
         used = 0
         for value in values:
             used |= value
-        return [Masked(whole & ~used, 0)] if only_bits else [None]
+        # bits of an argument that no call read were not seen to be 0
+        return [Masked(whole & ~used, 0)] if only_bits and values else [None]
     if group.name == "ioctl":
         # An ioctl number says its driver, direction and size (asm-generic/ioctl.h); other drivers stay shut.
         return [Masked(whole & ~0xFF, driver) for driver in sorted({v & ~0xFF for v in values})]
