@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from autoprofile.errors import AutoprofileError, ProfileError
 from autoprofile.profile.parse import parse_profile
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from autoprofile.profile.model import Profile
 
 __all__ = ["load_profile", "read_profile_file", "save_profile"]
+
+
+# A thousand times what the largest learned profile takes; reading a device would not end otherwise.
+_MAX_BYTES: Final = 64 << 20
 
 
 def load_profile(path: str | os.PathLike[str]) -> Profile:
@@ -58,14 +62,17 @@ def read_profile_file(path: str | os.PathLike[str]) -> str:
 
     Raises:
         AutoprofileError: the file cannot be read.
-        ProfileError: it is not UTF-8 text.
+        ProfileError: it is not UTF-8 text, or larger than any profile.
     """
     try:
-        raw = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            raw = file.read(_MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise AutoprofileError("no such file", where=str(path)) from error
     except OSError as error:
         raise AutoprofileError(f"cannot read: {error.strerror}", where=str(path)) from error
+    if len(raw) > _MAX_BYTES:
+        raise ProfileError(f"more than {_MAX_BYTES >> 20} MiB: this is no profile", where=str(path))
     try:
         # A byte order mark is no part of the text; some editors write one.
         return raw.decode("utf-8-sig")

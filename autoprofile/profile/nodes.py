@@ -20,6 +20,11 @@ __all__ = ["Reader", "number_of", "yaml_lines"]
 
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _BREAK: Final = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+#: Levels of mappings and lists; a profile has six.
+_MAX_DEPTH: Final = 256
+#: libyaml composes 20,000 levels within the usual stack of 8 MiB; with more brackets the levels are counted.
+_MANY_BRACKETS: Final = 2000
+_INDENTING: Final = bytes(0x20 if one in b" -?" else 0x78 for one in range(256))
 _TAG: Final = "tag:yaml.org,2002:"
 _KINDS: Final = {
     "map": "a mapping",
@@ -35,6 +40,14 @@ _NUMBER: Final = re.compile(
     r"(?P<sign>[-+]?)(?:0[xX](?P<hex>[0-9a-fA-F_]+)|0[bB](?P<bin>[01_]+)|0[oO]?(?P<oct>[0-7_]+)"
     r"|(?P<dec>0|[1-9][0-9_]*))"
 )
+
+
+def _may_be_deep(text: str) -> bool:
+    # Cheap upper bounds: no more flow levels than brackets; a block level starts further right than the last,
+    # after nothing but spaces and the marks of other blocks.
+    if text.count("[") + text.count("{") > _MANY_BRACKETS:
+        return True
+    return b" " * _MAX_DEPTH in text.encode("utf-8", "replace").translate(_INDENTING)
 
 
 def yaml_lines(text: str) -> list[str]:
@@ -68,6 +81,8 @@ class Reader:
     def root(self) -> yaml.Node:
         """Return the document's root node."""
         try:
+            if _may_be_deep(self.text):
+                self._check_depth()
             node = yaml.compose(self.text, Loader=_LOADER)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
@@ -81,6 +96,20 @@ class Reader:
         if node is None:
             raise ProfileError("the profile is empty", where=f"{self.where}:1")
         return node
+
+    def _check_depth(self) -> None:
+        # libyaml's events take no stack, its nodes do: composing deep ones ends the process with SIGSEGV.
+        depth = 0
+        for event in yaml.parse(self.text, Loader=_LOADER):
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            if depth > _MAX_DEPTH:
+                raise ProfileError(
+                    f"not a profile: more than {_MAX_DEPTH} levels of nesting",
+                    where=f"{self.where}:{event.start_mark.line + 1}",
+                )
 
     def at(self, node: yaml.Node) -> str:
         """Return ``where:line`` of a node."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprofile.errors import AutoprofileError
+from autoprofile.errors import AutoprofileError, ProfileError
 from autoprofile.profile import Action, Arg, Evidence, Profile, SeccompRule
 from autoprofile.profile.edit import edit_profile
 from autoprofile.profile.merge import merge
@@ -182,3 +184,34 @@ def test_saving_into_a_missing_directory_is_one_error(tmp_path: Path) -> None:
     """The error names the file and the cause."""
     with pytest.raises(AutoprofileError, match="cannot write"):
         Profile().save(tmp_path / "none" / "p.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, "{a: " * 100_000, "- " * 100_000, "a:\n" + "".join(" " * n + "-\n" for n in range(1, 2000)),
+     "[[], " * 100_000, "['], '," * 100_000],
+    ids=["lists", "mappings", "dashes", "indented", "closed-between", "closed-in-quotes"],
+)  # fmt: skip
+def test_deep_nesting_is_one_error_and_no_crash(text: str, tmp_path: Path) -> None:
+    """Nesting that would run libyaml out of stack is refused with file and line, and the process lives."""
+    (tmp_path / "deep.yaml").write_text("# deep\n" + text)
+    done = subprocess.run(
+        [sys.executable, "-m", "autoprofile", "enforce", "deep.yaml", "--", "true"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 125, done.returncode
+    assert "levels of nesting" in done.stderr
+    assert "deep.yaml:" in done.stderr
+
+
+def test_brackets_in_words_are_no_nesting() -> None:
+    """Brackets in the command a profile was learned from, however many, are no levels."""
+    argv = ", ".join(['"["'] * 9000 + [f'"{"-" * 5000}"'])
+    text = f"autoprofile: 1\nprogram: {{argv: [{argv}]}}\narch: [x86_64]\ndefault: kill\n"
+    assert len(Profile.loads(text).program.argv) == 9001
+
+
+def test_an_endless_file_is_refused(tmp_path: Path) -> None:
+    """A device is read up to a limit no profile reaches."""
+    with pytest.raises(ProfileError, match="MiB"):
+        Profile.load("/dev/zero")
