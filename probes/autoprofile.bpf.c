@@ -268,6 +268,29 @@ PROBE(sys_exit, "sys_exit")
 	return 0;
 }
 
+/* A call through the vsyscall page is done in the page fault, and passes neither sys_enter nor sys_exit
+ * (arch/x86/entry/vsyscall/vsyscall_64.c). A filter decides afterwards: what it refuses is counted, too, and what comes of
+ * any is not seen.
+ */
+PROBE(emulate_vsyscall, "emulate_vsyscall")
+{
+	__u32 which = ARGUMENT(0);
+	struct thread *thread;
+
+	if (which > 2) /* -1: no such call; the program gets SIGSEGV */
+		return 0;
+	thread = thread_of(bpf_get_current_pid_tgid());
+	if (!thread)
+		thread = adopt_caller();
+	if (!thread)
+		return 0;
+	if (thread->flags & THREAD_NEWBORN)
+		born(thread, is_caller_leader());
+	/* gettimeofday, time, getcpu */
+	count_call(thread, ARCH_X86_64, which == 0 ? 96 : which == 1 ? 201 : 309, 0, 0)->cell.unended++;
+	return 0;
+}
+
 PROBE(sched_process_fork, "sched_process_fork")
 {
 	on_fork(read_task_pid(ARGUMENT(0)), read_task_pid(ARGUMENT(1)), read_task_stack(ARGUMENT(1)));

@@ -197,7 +197,7 @@ def _vsyscall() -> Check:
     mode = vsyscall_mode()
     found = "no program can call the vsyscall page (vsyscall=none)"
     if mode != "none":
-        found = f"old programs can call the vsyscall page (vsyscall={mode}), unseen by ptrace: notify sees it"
+        found = f"old programs can call the vsyscall page (vsyscall={mode}), unseen by ptrace"
     return Check("tracing", "vsyscall", True, found)
 
 

@@ -222,7 +222,7 @@ class _Tracees:
 
     def trace(self, command: Command, started_s: float, libc: str, status: int) -> Trace:
         for path in self._hidden.found:
-            detail = f"{path} may call the vsyscall page, which ptrace does not see; --backend notify does"
+            detail = f"{path} may call the vsyscall page, which ptrace does not see; notify and ebpf do"
             self.recorder.ledger.add("vsyscall", detail=detail)
         return self.recorder.finish(
             TraceMeta(

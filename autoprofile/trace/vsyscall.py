@@ -1,8 +1,8 @@
 """Which programs can make calls that a tracer does not see: those through the vsyscall page.
 
 Programs of the time before the vDSO, static ones above all, call ``gettimeofday``, ``time`` and ``getcpu`` at
-fixed addresses. The kernel does those calls in the page fault (arch/x86/entry/vsyscall/vsyscall_64.c): seccomp
-decides on them, but there is no stop of ptrace(2), no sys_enter and no sys_exit.
+fixed addresses. The kernel does those calls in the page fault (arch/x86/entry/vsyscall/vsyscall_64.c), where
+seccomp decides on them, but there is no stop of ptrace(2), no sys_enter and no sys_exit.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["HiddenCalls", "vsyscall_mode"]
 
-# mov $0xffffffffff600000 (sign-extended to a register or to memory, or whole), and the two addresses beside it:
-# so compilers load what is called next. Not found: an address that is computed, or kept in data, where numbers
-# that only look like it abound.
+# mov $0xffffffffff600000 (sign-extended to a register or to memory, or whole), and the two addresses beside
+# it: so compilers load what is called next. Not found: an address that is computed, or kept in data, where
+# numbers that only look like it abound.
 _CALLS: Final = re.compile(rb"[\x48-\x4b](?:\xc7.{1,6}|[\xb8-\xbf])\x00[\x00\x04\x08]\x60\xff", re.DOTALL)
 _TAIL: Final = b"\x60\xff"  # found a hundred times faster than the whole pattern
 _BEFORE: Final = 10

@@ -429,7 +429,7 @@ def _descendants_sleep(session: int) -> bool:
 
 
 def test_calls_through_the_vsyscall_page_are_seen_or_said_to_be_missed(tracee):
-    """seccomp decides on the calls of the vsyscall page, so notify counts them; ptrace says that it sees none."""
+    """Calls of the vsyscall page go by seccomp, so notify counts them; ptrace says that it sees none."""
     if vsyscall_mode() == "none":
         pytest.skip("this kernel has no vsyscall page: nobody can call it")
     program = tracee("vsyscalls")

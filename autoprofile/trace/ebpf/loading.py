@@ -15,6 +15,7 @@ from autoprofile import kernel
 from autoprofile.errors import MachineError
 from autoprofile.trace.ebpf.libbpf import BpfMap, BpfObject, has_libbpf, probe_bpf
 from autoprofile.trace.ebpf.records import SIZES
+from autoprofile.trace.vsyscall import vsyscall_mode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -162,6 +163,8 @@ def load(entries: Mapping[str, int] | None, *, returns: bool) -> Loaded:
     if (why := lacks()) is not None:
         raise MachineError(why[0], hint=why[1])
     without = _ONLY_ENTRY if returns else _BOTH_ENDS
+    if vsyscall_mode() == "none":  # or the kernel was built without, and has no such tracepoint
+        without = (*without, "emulate_vsyscall")
     if loader_here() == "bcc":
         from autoprofile.trace.ebpf.bcc_loader import BccObject
 
