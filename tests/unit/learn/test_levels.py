@@ -88,6 +88,18 @@ def test_standard_opens_what_is_of_no_risk() -> None:
     assert not allows(profile, "socket", "AF_INET", "SOCK_RAW|SOCK_CLOEXEC", 1)
 
 
+@pytest.mark.parametrize("protocol", ["IPPROTO_SMC", "IPPROTO_L2TP", "IPPROTO_SCTP"])
+@pytest.mark.parametrize("family", ["AF_INET", "AF_INET6"])
+def test_rare_protocols_stay_shut_beside_the_common_ones(protocol: str, family: str) -> None:
+    """A module loaded for its protocol number is no other risk than one loaded for its family."""
+    for seen in ((2, 1, 0), (10, 2, 0), (2, 1, 6), (2, 0x80802, 17)):
+        profile = learn(trace_of(observed("socket", *seen)), level="standard")
+        for kind in ("SOCK_STREAM", "SOCK_DGRAM|SOCK_CLOEXEC"):
+            assert not allows(profile, "socket", family, kind, protocol)
+        assert allows(profile, "socket", family, "SOCK_STREAM", "IPPROTO_TCP")
+        assert allows(profile, "socket", family, "SOCK_STREAM", "IPPROTO_MPTCP")
+
+
 def test_a_medium_risk_that_was_seen_is_allowed_exactly_as_seen() -> None:
     """One netlink protocol does not open the others at standard."""
     profile = learn(trace_of(observed("socket", 16, 3, 0)), level="standard")
