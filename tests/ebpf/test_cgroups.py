@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from autoprofile.abi import display_name
 from autoprofile.observations import Trace
 from autoprofile.trace.ebpf.watching import Watch
-from autoprofile.trace.targets import cgroup2_root, cgroup_level_of, cgroup_target
+from autoprofile.trace.targets import cgroup2_root, cgroup_level_of, cgroup_target, processes_of
 from tests.conftest import TESTS
 
 pytestmark = pytest.mark.ebpf
@@ -110,3 +113,20 @@ def test_a_cgroup_is_whole_only_with_all_its_processes(cgroup, where):
     finally:
         shell.kill()
         shell.communicate(timeout=60)
+
+
+def test_nobody_in_a_unit_passes_for_systemd_by_names(cgroup, tracee, tmp_path):
+    """A program called systemd, its process named as systemd names its children, belongs to the unit it is in."""
+    program = tmp_path / "systemd"
+    shutil.copy(tracee("hidden"), program)
+    process = subprocess.Popen([program, "named", "(nginx)"])
+    try:
+        (cgroup / "cgroup.procs").write_text(str(process.pid))
+        deadline = time.monotonic() + 60
+        while Path(f"/proc/{process.pid}/comm").read_text() != "(nginx)\n":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert process.pid in processes_of(replace(cgroup_target(cgroup), at_exec=True))
+    finally:
+        process.kill()
+        process.wait(timeout=60)
