@@ -30,6 +30,9 @@ class Filter:
         default: the answer for calls no rule matches.
         arch: the arches the rules judge, the native one first.
         bad_arch: the answer for calls of any other arch.
+
+    Raises:
+        AutoprofileError: an answer is no `Action`, or an arch is unknown.
     """
 
     def __init__(
@@ -38,9 +41,9 @@ class Filter:
         arch: str | Iterable[str] = "x86_64",
         bad_arch: Action = Action.KILL_PROCESS,
     ) -> None:
-        self.default = default
+        self.default = _checked(default, "the default")
         self.arch = (arch,) if isinstance(arch, str) else tuple(arch)
-        self.bad_arch = bad_arch
+        self.bad_arch = _checked(bad_arch, "bad_arch")
         self._rules: list[SeccompRule] = []
         self._profile: Profile | None = None
         _ = self.profile  # refuses unknown arches here rather than later
@@ -57,14 +60,17 @@ class Filter:
     def profile(self) -> Profile:
         """Give the profile with these rules."""
         if self._profile is None:
-            self._profile = Profile(
-                arch=self.arch,
-                mode="denylist" if self.default.is_permitting else "allowlist",
-                default=self.default,
-                bad_arch=self.bad_arch,
-                rules=tuple(self._rules),
-            )
+            self._profile = self._with(self._rules)
         return self._profile
+
+    def _with(self, rules: Iterable[SeccompRule]) -> Profile:
+        return Profile(
+            arch=self.arch,
+            mode="denylist" if self.default.is_permitting else "allowlist",
+            default=self.default,
+            bad_arch=self.bad_arch,
+            rules=tuple(rules),
+        )
 
     def add_rule(
         self, syscall: str | int, action: Action, *args: Arg, arch: str | Iterable[str] | None = None
@@ -80,17 +86,17 @@ class Filter:
             arch: arches the rule is limited to; by default every arch of the filter that has the syscall.
 
         Raises:
-            AutoprofileError: the syscall or arch is unknown to this filter.
+            AutoprofileError: the syscall or arch is unknown to this filter, or the action or a comparator is
+                none; the filter is as before.
         """
+        _checked(action, f"the action for {syscall}")
+        given: object = syscall
+        if not isinstance(given, str | int) or isinstance(given, bool):
+            raise AutoprofileError(f"a syscall is a name or a number, not {given!r}")
         only = None if arch is None else (arch,) if isinstance(arch, str) else tuple(arch)
-        rules, profile = self._rules, self._profile
-        self._rules = [*rules, SeccompRule(syscall, action, args or ANY, only)]
-        self._profile = None
-        try:
-            _ = self.profile
-        except AutoprofileError:
-            self._rules, self._profile = rules, profile
-            raise
+        rules = [*self._rules, SeccompRule(syscall, action, args or ANY, only)]
+        self._profile = self._with(rules)
+        self._rules = rules
 
     def decide(self, syscall: str | int, *args: int | str, arch: str | None = None) -> Decision:
         """Answer one call by the rules; arguments may be symbols (see `Profile.decide`)."""
@@ -126,6 +132,16 @@ class Filter:
             set_no_new_privs()
         for program in programs:
             seccomp.seccomp_set_mode_filter(bytes(program), flags=seccomp.FLAG_TSYNC)
+
+
+def _checked(action: Action, what: str) -> Action:
+    given: object = action  # callers may hand over a word in spite of the types
+    if not isinstance(given, Action):
+        raise AutoprofileError(
+            f"{what} is an Action, not {given!r}",
+            hint="Action.ALLOW, Action.errno('EPERM'), Action.parse('kill')",
+        )
+    return action
 
 
 def _native_arch() -> str:
