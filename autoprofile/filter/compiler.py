@@ -33,7 +33,8 @@ __all__ = ["FilterTooLarge", "compile_asking", "compile_profile", "compile_stack
 
 Key: TypeAlias = tuple[str, int]  # a call: (arch, nr)
 
-_FILL = 3700  # what one filter of a stack may hold by estimate, without trampolines and the number tree
+# What one filter of a stack may hold by estimate, which knows no trampolines: the most that turns out to fit.
+_FILLS = (4050, 3950, 3700)
 
 
 class FilterTooLarge(AutoprofileError):  # noqa: N818 - reads as the fact it states
@@ -54,13 +55,15 @@ class _Source(NamedTuple):
         allow = Action.ALLOW.ret
         return self._replace(arches=arches, default=allow, bad_arch=allow, beyond=None)
 
-    def without(self, keys: Collection[Key]) -> _Source:
-        # The filter that leaves these calls to the rest of a stack and decides all others.
+    def rest(self, moved: Collection[Key], some: Mapping[Key, Call]) -> _Source:
+        # The filter that decides these calls, leaves those that are moved to the rest of a stack and decides
+        # all others.
         left = Decision((), Action.ALLOW.ret)
-        arches = {
-            a: {nr: Call(c.name, left, (), 0.0) if (a, nr) in keys else c for nr, c in calls.items()}
-            for a, calls in self.arches.items()
-        }
+
+        def of(key: Key, call: Call) -> Call:
+            return some[key] if key in some else Call(call.name, left, (), 0.0) if key in moved else call
+
+        arches = {a: {nr: of((a, nr), c) for nr, c in calls.items()} for a, calls in self.arches.items()}
         return self._replace(arches=arches)
 
     def unweighted(self) -> _Source:
@@ -182,13 +185,17 @@ def compile_stack(
     beyond: Action | None = None,
     bitmap: bool = True,
 ) -> tuple[Program, ...]:
-    """Compile a profile to as few stacked filters as hold it, in the order in which to install them.
+    """Compile a profile to few stacked filters, in the order in which to install them.
 
     The kernel runs all stacked filters and takes the most severe answer. Each call's rules are in one of the
     filters, the others allow it, so together they answer as `Profile.decide_call` does; the last one has the
     default, the foreign arches and ``seccomp``, which has to work until it is installed. One call whose rules
     alone exceed a filter is divided by the values of an argument. Calls that are always allowed are so in
     every filter, and stay answered from the bitmap.
+
+    Calls are dealt out by size, the largest first, each to the first filter with room: close to as few
+    filters as there can be, not always the fewest (that is bin packing). Each one runs for every call outside
+    the bitmap.
 
     Args: as of `compile_profile`.
 
@@ -207,14 +214,18 @@ def compile_stack(
         for nr, call in calls.items()
         if call.name == "seccomp" or (not call.decision.cases) or _notifies(call.decision)
     }
-    parts = _packed(source, layout, stay)
-    moved = [key for part in parts for key in part]
-    programs: list[Program] = []
-    for one in (*(source.part(part) for part in parts), source.without(moved)):
-        instructions, notes, layout = _assembled(one)
-        if len(instructions) > op.MAX_INSTRUCTIONS:
-            raise _too_large(one, layout, len(instructions))
-        programs.append(Program(instructions, notes))
+    alone = source.rest(layout.calls.keys() - stay, {})
+    instructions, _, made = _assembled(alone)
+    if len(instructions) > op.MAX_INSTRUCTIONS:
+        raise _too_large(alone, made, len(instructions))
+    bins = _Bins(source, layout, stay, len(instructions))
+    for fill in _FILLS:
+        try:
+            programs = _stacked(source, bins.packed(fill))
+            break
+        except FilterTooLarge:
+            if fill == _FILLS[-1]:
+                raise
     if (converted := stacked_length(programs)) > MOST_CONVERTED:
         raise FilterTooLarge(
             f"{len(programs)} stacked filters come to {converted} of the kernel's own instructions, "
@@ -287,31 +298,51 @@ def _notifies(decision: Decision) -> bool:
     )
 
 
-def _packed(source: _Source, layout: Layout, stay: Collection[Key]) -> list[dict[Key, Call]]:
-    # First fit, the largest first; calls that are decided by the same code go together. What stays behind for
-    # the last filter is small: constant answers.
-    together: dict[NodeId, set[Key]] = {}
-    for key, node in layout.calls.items():
-        if key not in stay:
-            together.setdefault(node, set()).add(key)
-    sizes = {node: len(layout.graph.reachable(node)) for node in together}
-    bins: list[tuple[int, dict[Key, Call]]] = []
+def _stacked(source: _Source, packed: list[dict[Key, Call]]) -> list[Program]:
+    last, *parts = packed
+    moved = {key for part in parts for key in part}
+    programs = []
+    for one in (*(source.part(part) for part in parts), source.rest(moved, last)):
+        instructions, notes, made = _assembled(one)
+        if len(instructions) > op.MAX_INSTRUCTIONS:
+            raise _too_large(one, made, len(instructions))
+        programs.append(Program(instructions, notes))
+    return programs
 
-    def put(size: int, some: dict[Key, Call]) -> None:
-        for at, (filled, held) in enumerate(bins):
-            # A piece of a divided call never joins another piece of it: each part has a call once.
-            if filled + size <= _FILL and not held.keys() & some.keys():
-                bins[at] = filled + size, held | some
-                return
-        bins.append((size, some))
 
-    for node in sorted(together, key=lambda n: (-sizes[n], min(together[n]))):
-        keys = sorted(together[node])
-        calls = {(arch, nr): source.arches[arch][nr] for arch, nr in keys}
-        if sizes[node] <= _FILL:
-            put(sizes[node], calls)
-            continue
-        for decision in divided(calls[keys[0]].decision, sizes[node], _FILL):
-            piece = Call("", decision, (0.0,) * len(decision.cases), 0.0)
-            put(_FILL, {key: piece._replace(name=call.name) for key, call in calls.items()})
-    return [held for _, held in bins]
+class _Bins(NamedTuple):
+    # What is dealt out over a stack: all calls but those that stay in the last filter, which has so many
+    # instructions without any of them.
+    source: _Source
+    layout: Layout
+    stay: Collection[Key]
+    least: int
+
+    def packed(self, fill: int) -> list[dict[Key, Call]]:
+        # What each filter decides, that of the last one first. First fit, the largest first; calls that are
+        # decided by the same code go together.
+        together: dict[NodeId, set[Key]] = {}
+        for key, node in self.layout.calls.items():
+            if key not in self.stay:
+                together.setdefault(node, set()).add(key)
+        sizes = {node: len(self.layout.graph.reachable(node)) for node in together}
+        bins: list[tuple[int, dict[Key, Call]]] = [(self.least, {})]
+
+        def put(size: int, some: dict[Key, Call]) -> None:
+            for at, (filled, held) in enumerate(bins):
+                # A piece of a divided call never joins another piece of it: each part has a call once.
+                if filled + size <= fill and not held.keys() & some.keys():
+                    bins[at] = filled + size, held | some
+                    return
+            bins.append((size, some))
+
+        for node in sorted(together, key=lambda n: (-sizes[n], min(together[n]))):
+            keys = sorted(together[node])
+            calls = {(arch, nr): self.source.arches[arch][nr] for arch, nr in keys}
+            if sizes[node] <= fill:
+                put(sizes[node], calls)
+                continue
+            for decision, size in divided(calls[keys[0]].decision, sizes[node], fill):
+                piece = Call("", decision, (0.0,) * len(decision.cases), 0.0)
+                put(size, {key: piece._replace(name=call.name) for key, call in calls.items()})
+        return [held for _, held in bins]

@@ -23,8 +23,8 @@ _U32 = 0xFFFFFFFF
 Word: TypeAlias = tuple[int, bool]  # an argument's index, and whether its high half
 
 
-def divided(decision: Decision, size: int, most: int) -> Iterator[Decision]:
-    """Cut a decision into ones of at most so many instructions by estimate.
+def divided(decision: Decision, size: int, most: int) -> Iterator[tuple[Decision, int]]:
+    """Cut a decision into ones of at most so many instructions by estimate, and give the estimate with each.
 
     A piece that cannot be cut any further is given as it is; whether it fits is found out when it is
     assembled.
@@ -37,16 +37,17 @@ def divided(decision: Decision, size: int, most: int) -> Iterator[Decision]:
     pending: list[tuple[Decision, dict[Word, tuple[int, int]], int]] = [(decision, {}, size)]
     while pending:
         inside, region, size = pending.pop()
-        spans = _spans(inside, region, -(-size * 11 // (10 * most)))
+        spans = _spans(inside, region, -(-size * 51 // (50 * most)))
         if not spans:
-            yield _outside_allowed(inside, region)
+            whole = _outside_allowed(inside, region)
+            yield whole, _size(whole)
             continue
         word, parts = spans
         for span in reversed(parts):  # taken from the end
             part, place = _within(inside, word, span), {**region, word: span}
             whole = _outside_allowed(part, place)
             if (now := _size(whole)) <= most:
-                yield whole
+                yield whole, now
             else:
                 pending.append((part, place, max(now, most + 1)))
 

@@ -135,7 +135,7 @@ def test_pieces_of_a_decision_mean_it_together(most: int) -> None:
     profile = Profile(rules=joint_rules(60))
     nr = syscall_nr("x86_64", "ioctl")
     decision = lower_arch(profile, "x86_64", profile.default)[nr].decision
-    pieces = list(divided(decision, 700, most))
+    pieces = [piece for piece, _ in divided(decision, 700, most)]
     assert len(pieces) >= 700 // most
     graph = Graph()
     compiler = ArgumentCompiler(graph)
@@ -225,3 +225,19 @@ def test_the_answer_beyond_is_proven_too() -> None:
         refuted = prove(profile, program)
         assert refuted.counterexample is not None
         assert refuted.counterexample.program == ENOSYS
+
+
+@pytest.mark.parametrize(("values", "filters"), [(3000, 2), (9000, 4)])
+def test_a_stack_has_no_more_filters_than_its_instructions_fill(values: int, filters: int) -> None:
+    """One large set is dealt out evenly, the last filter, which has the default, takes its part too."""
+    numbers = random.Random(values).sample(range(1 << 32), values)
+    profile = Profile(rules=(SeccompRule("ioctl", Action.ALLOW, (Arg(1, "in", frozenset(numbers)),)),))
+    stack = compile_stack(profile)
+    assert len(stack) == filters
+    assert sum(map(len, stack)) > (filters - 1) * 4096
+    token = ARCHES["x86_64"].audit_arch
+    for value in (*numbers[::39], *(n + 1 for n in numbers[::39]), 0, 0xFFFFFFFF, numbers[0] | 1 << 32):
+        answers = [program.simulate_ret(token, 16, (0, value)) for program in stack]
+        assert most_severe(answers) == profile.decide_call("x86_64", 16, (0, value)).action.ret, value
+    for nr in (0, 17, 600):
+        assert most_severe([program.simulate_ret(token, nr) for program in stack]) == profile.default.ret
