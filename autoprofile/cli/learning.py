@@ -374,6 +374,7 @@ def watch_target(
     target: Target,
     timeout_s: float | None,
     *,
+    returns: bool = False,
     keep: Callable[[Trace], None] | None = None,
     stability: Windows | None = None,
 ) -> Trace:
@@ -383,6 +384,7 @@ def watch_target(
         output: where to say so.
         target: whom to watch.
         timeout_s: seconds; None for no end.
+        returns: see what calls return, too; without it the target is slowed down half as much.
         keep: given what was seen every few seconds.
         stability: asked after each of its windows whether to go on.
 
@@ -392,9 +394,8 @@ def watch_target(
     """
     from autoprofile.cli.watching import live
 
-    # What calls return is not learned from; without it the target is slowed down half as much.
     line = output.progress()
-    with live(target, returns=False) as watch:
+    with live(target, returns=returns) as watch:
         kept_s = looked_s = time.monotonic()
 
         def tick() -> None:
@@ -409,6 +410,10 @@ def watch_target(
                 looked_s = now_s
 
         output.note(f"learning {target.name} with ebpf; Ctrl-C ends the learning, not the target")
+        if not returns:
+            output.note(
+                "its calls are seen, not what they return, nor those that a filter refuses: --returns does"
+            )
         watch.follow(timeout_s=timeout_s, on_progress=_shown(line, target.name), on_tick=tick)
         watch.detach()
         line.clear()
