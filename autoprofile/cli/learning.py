@@ -267,15 +267,17 @@ def run_command(
             output.note(f"{name} was ended after {timeout_s:g} s")
         seen = result.trace if seen is None else seen.merge(result.trace)
         status = status or result.status
-        is_asked = stop.is_asked(but=signal.SIGTERM if timed.is_over else 0)
-        if result.trace.ledger.entries.get("interrupted") or (is_asked and result.status):
+        ours = signal.SIGTERM if timed.is_over else 0
+        is_asked = stop.is_asked(but=ours)
+        was_ended = timed.is_over and not is_asked  # as it was asked for: the next run may begin
+        if not was_ended and (result.trace.ledger.entries.get("interrupted") or (is_asked and result.status)):
             is_cut = True  # Ctrl-C ends the learning, not one run of it
             break
-        if result.status:
+        if result.status and not was_ended:
             failed.append(result.status)
         if run == runs or (stability is not None and not stability.wants_more(seen)):
             break
-        if stop.is_asked():
+        if stop.is_asked(but=ours):
             is_cut = True
             break
         if keep is not None:

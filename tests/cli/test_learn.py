@@ -203,6 +203,21 @@ def test_options_that_mean_nothing_together_are_usage_errors(tmp_path: Path, wor
 
 
 @pytest.mark.kernel
+@pytest.mark.kernel
+@pytest.mark.parametrize("backend", ["notify", "ptrace", pytest.param("ebpf", marks=pytest.mark.ebpf)])
+def test_a_timeout_ends_each_run_and_the_next_begins(tmp_path: Path, backend: str) -> None:
+    """A program that never ends by itself is learned from as many runs as were asked for."""
+    words = ["--backend", backend, "--timeout", "2", "--runs", "2", "-o", "t.yaml"]
+    done = autoprofile("learn", *words, "--", "sleep", "100", cwd=tmp_path)
+    assert done.returncode == 143, done.stderr
+    assert done.stderr.count("sleep was ended after 2 s") == 2
+    assert "runs were made" not in done.stderr
+    assert "failed runs" not in done.stderr
+    learned = Profile.load(tmp_path / "t.yaml").learned
+    assert learned is not None
+    assert (learned.runs, learned.complete) == (2, False)
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [
