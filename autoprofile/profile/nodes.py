@@ -108,7 +108,7 @@ class Reader:
             if depth > _MAX_DEPTH:
                 raise ProfileError(
                     f"not a profile: more than {_MAX_DEPTH} levels of nesting",
-                    where=f"{self.where}:{event.start_mark.line + 1}",
+                    where=f"{self.where}:{event.start_mark.line + 1}" if event.start_mark else self.where,
                 )
 
     def at(self, node: yaml.Node) -> str:

@@ -193,6 +193,8 @@ def test_confidence_decides_when_an_argument_has_shown_its_values(tmp_path: Path
         ["--unit", ""],
         ["--container", ""],
         ["--cgroup", ""],
+        ["--default", "allow", "--", "touch", "ran"],
+        ["--mode", "denylist", "--default", "kill", "--", "touch", "ran"],
     ],
 )
 def test_options_that_mean_nothing_together_are_usage_errors(tmp_path: Path, words: list[str]) -> None:
