@@ -10,8 +10,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autoprofile.learn.calls import call_groups, describe_call
+from autoprofile.learn.calls import call_groups, describe_call, distinct_runs
 from autoprofile.learn.denied import is_answered, is_missed
+from autoprofile.learn.distributions import Distribution, distributions
 from autoprofile.learn.evidence import CONFIDENCE, Incidence, jeffreys_mean, upper_bound
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Completeness:
         discovery: (runs, expected distinct tuples) from 1 to T runs, the mean over all orders.
         discovery_time: (seconds, distinct tuples) over the first run, where something new appeared.
         left_out: what each run would have been denied by a profile of the others; empty with one run.
+        distributions: the same figures for each call's tuples and each argument alone.
         lost: entries of the loss ledger.
         complete: nothing was lost and every run was followed to its end.
     """
@@ -73,6 +75,7 @@ class Completeness:
     left_out: tuple[LeftOut, ...]
     lost: int
     complete: bool
+    distributions: tuple[Distribution, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON values."""
@@ -89,6 +92,7 @@ class Completeness:
                 {"run": o.run, "denials": [{"call": text, "count": n} for text, n in o.denials]}
                 for o in self.left_out
             ],
+            "distributions": [one.to_dict() for one in self.distributions],
             "lost": self.lost,
             "complete": self.complete,
         }
@@ -144,6 +148,7 @@ def completeness(
         left_out=left_out,
         lost=lost,
         complete=followed and lost == 0,
+        distributions=distributions(groups, distinct_runs(groups)),
     )
 
 

@@ -16,6 +16,7 @@ from autoprofile.abi.constants import constants
 from autoprofile.abi.risk import syscall_risk
 from autoprofile.learn.clocks import apart
 from autoprofile.learn.compact import boxes
+from autoprofile.learn.distributions import incidence_of, value_at
 from autoprofile.learn.evidence import CONFIDENCE, Incidence, upper_bound
 from autoprofile.learn.price import WORTH, Constraint, gain_of, price_ns
 from autoprofile.learn.risks import conditions
@@ -123,18 +124,14 @@ def _exact_severities(policy: Policy) -> tuple[str, ...]:
 def _form(group: CallGroup, same: Mapping[int, int], confidence: float) -> str:
     # The finest description whose distribution is saturated: joint tuples, then single values, then bits.
     def holds(species: Callable[[SeenTuple], Iterable[object]]) -> bool:
-        return saturated(_units(group, same, species), confidence)
+        return saturated(incidence_of(group, same, species), confidence)
 
     columns = range(len(group.specs))
     if holds(lambda t: [t.values]):
         return "exact"
-    if all(holds(partial(_value_at, at)) for at in columns):
+    if all(holds(partial(value_at, at)) for at in columns):
         return "values"
     return "bits" if all(holds(partial(_bits_at, at)) for at in columns) else "open"
-
-
-def _value_at(at: int, t: SeenTuple) -> list[object]:
-    return [t.values[at]]
 
 
 def _bits_at(at: int, t: SeenTuple) -> list[object]:
@@ -144,19 +141,6 @@ def _bits_at(at: int, t: SeenTuple) -> list[object]:
 def _bits(value: int | None) -> list[object]:
     # None is a species of its own: the argument was free
     return [None] if value is None else [1 << i for i in range(64) if value >> i & 1]
-
-
-def _units(
-    group: CallGroup, same: Mapping[int, int], species: Callable[[SeenTuple], Iterable[object]]
-) -> Incidence:
-    # Units are the runs that made the call, those that did the very same counted once.
-    holders: dict[object, set[int]] = {}
-    for t in group.tuples:
-        units = {same[run] for run in t.runs}
-        for one in species(t):
-            holders.setdefault(one, set()).update(units)
-    everything = {same[run] for t in group.tuples for run in t.runs}
-    return Incidence(len(everything), {one: len(units) for one, units in holders.items()})
 
 
 def _kept_out(group: CallGroup, policy: Policy) -> list[RiskCondition]:

@@ -13,6 +13,7 @@ from autoprofile.report.text import Style, TextPage
 
 if TYPE_CHECKING:
     from autoprofile.learn import Completeness
+    from autoprofile.learn.distributions import Distribution
     from autoprofile.observations import Trace
 
 __all__ = ["completeness_facts", "completeness_text", "curve_text", "estimate_of", "over_time_text"]
@@ -55,6 +56,17 @@ def over_time_text(points: tuple[tuple[float, int], ...]) -> str:
     )
 
 
+def _most_open(distributions: tuple[Distribution, ...]) -> list[str]:
+    # Arguments and joint tuples of which another run would bring most that is new.
+    left = [one for one in distributions if one.unseen_mass]
+    left.sort(key=lambda one: (-(one.unseen_mass or 0), str(one.syscall), one.argument or "", one.arch))
+    texts = []
+    for one in left[:_CALLS]:
+        what = f"{one.syscall} {one.argument}" if one.argument else f"{one.syscall} (all arguments together)"
+        texts.append(f"{what}: {one.unseen_mass:.0%} new, {one.observed} seen of at least {one.richness:.0f}")
+    return texts
+
+
 def completeness_facts(estimate: Completeness) -> list[tuple[str, str]]:
     """Return what the runs say about further ones, as labelled texts."""
     facts = []
@@ -75,6 +87,8 @@ def completeness_facts(estimate: Completeness) -> list[tuple[str, str]]:
         facts.append(("over time", over_time_text(estimate.discovery_time)))
     if estimate.richness is not None:
         facts.append(("there are", f"at least {estimate.richness:.0f} distinct calls (Chao2)"))
+    if open_ones := _most_open(estimate.distributions):
+        facts.append(("varies most", "; ".join(open_ones)))
     if estimate.lost:
         facts.append(("lost", f"{counted(estimate.lost, 'call')}: the chance is not smaller than that"))
     return facts
