@@ -178,7 +178,7 @@ class Profile:
     )
 
     def __post_init__(self) -> None:
-        check_header(self.arch, self.level, self.mode, self.default)
+        check_header(self.arch, self.level, self.mode, self.default, self.bad_arch)
         put = object.__setattr__
         put(self, "arch", (self.arch,) if isinstance(self.arch, str) else tuple(self.arch))
         put(self, "rules", canonical_rules(self.rules, self.arch))
@@ -307,7 +307,9 @@ class Profile:
         return Decision(self.default, None, partial(_why_default, arch, nr, args, rules, self))
 
 
-def check_header(arch: Sequence[str], level: str, mode: str, default: Action) -> None:
+def check_header(
+    arch: Sequence[str], level: str, mode: str, default: Action, bad_arch: Action | None = None
+) -> None:
     """Raise `ProfileError` when the parts of a header are unknown or contradict each other."""
     arches = (arch,) if isinstance(arch, str) else tuple(arch)
     if not arches:
@@ -325,6 +327,12 @@ def check_header(arch: Sequence[str], level: str, mode: str, default: Action) ->
         raise ProfileError(
             "mode allowlist contradicts default allow, which permits every call",
             hint="give a default that refuses, or mode: denylist",
+        )
+    if mode == "allowlist" and bad_arch == Action.ALLOW:
+        raise ProfileError(
+            "mode allowlist contradicts bad_arch allow, which permits every call through another entry of "
+            "the kernel (int 0x80, x32)",
+            hint="list the arch and its calls, or give a bad_arch that refuses",
         )
     if mode == "denylist" and not default.is_permitting:
         raise ProfileError(

@@ -94,9 +94,10 @@ def parse_profile(text: str, where: str = "<string>") -> Profile:
         _action(reader, values["bad_arch"], "bad_arch") if "bad_arch" in values else Action.KILL_PROCESS
     )
     try:
-        check_header(arches, level, mode, default)
+        check_header(arches, level, mode, default, bad_arch)
     except ProfileError as error:
-        raise reader.error(found["default"][0], error.what, error.hint) from None
+        blamed = "bad_arch" if "bad_arch" in error.what else "default"
+        raise reader.error(found[blamed][0], error.what, error.hint) from None
     rules: list[SeccompRule] = []
     lines = yaml_lines(text)
     for section in ("syscalls", "deny"):

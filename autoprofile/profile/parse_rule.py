@@ -149,6 +149,13 @@ class RuleParser:
         for parser, value in later:  # what these are, and how wide, another argument of the rule decides
             parser.settle(str(syscall), args, is_refusing=action.is_refusing)
             args += parser.parse(value)
+        if impossible := _impossible(args):
+            raise self.reader.error(
+                node,
+                f"{syscall}: no value of {named[impossible[0].index]} satisfies "
+                + " and ".join(f"{one.op} {one.values[0]}" for one in impossible),
+                "all comparators of an argument hold together; alternatives are rules of their own",
+            )
         needed = constrained_args(arch, syscall) if isinstance(syscall, str) else ()
         missing = [spec.name for spec in needed if spec.index not in named]
         if missing:
@@ -173,6 +180,21 @@ class RuleParser:
         if not shadowed:
             known += [f"arg{index}" for index in range(6) if index >= len(known)]
         raise self.reader.unknown(key, f"{syscall}{_on(arch)} has no argument", name, [*known, "action"])
+
+
+def _impossible(args: list[Arg]) -> list[Arg]:
+    # The comparators of an argument that no value satisfies: a rule that can never match is a mistake.
+    for index in {one.index for one in args}:
+        mine = [one for one in args if one.index == index]
+        # What learners write needs no look (and no import on the way to a program): single values and masks.
+        if any(one.op in _ORDERED for one in mine) or (
+            len(mine) > 1 and any(one.op in {"eq", "in"} for one in mine)
+        ):
+            from autoprofile.profile.region import is_empty
+
+            if is_empty(tuple(mine)):
+                return mine
+    return []
 
 
 def _on(arch: str) -> str:

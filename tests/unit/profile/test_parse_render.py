@@ -450,3 +450,24 @@ def test_values_joined_into_another_are_refused_where_they_stand(rule: str) -> N
     with pytest.raises(ProfileError, match="stands for neither") as caught:
         Profile.loads(text, "p.yaml")
     assert caught.value.where == "p.yaml:5"
+
+
+def test_bad_arch_cannot_open_an_allowlist() -> None:
+    """Allowing every call of other arches contradicts an allowlist as default: allow does, at its line."""
+    text = "autoprofile: 1\narch: [x86_64]\nmode: {}\ndefault: kill\nbad_arch: allow\n"
+    with pytest.raises(ProfileError, match="contradicts bad_arch") as caught:
+        Profile.loads(text.format("allowlist"), "p.yaml")
+    assert caught.value.where == "p.yaml:5"
+    assert Profile.loads(text.format("hybrid")).bad_arch == Action.ALLOW
+
+
+@pytest.mark.parametrize(
+    "family",
+    ["{ge: 5, le: 2}", "{lt: 0}", "{gt: 0xffffffff}", "{all: [{eq: 1}, {eq: 2}]}", "{in: [1, 2], ge: 3}"],
+)
+def test_comparators_that_nothing_satisfies_are_refused(family: str) -> None:
+    """A rule that can never match is a mistake, as an empty list is; the error names what contradicts."""
+    text = f"autoprofile: 1\narch: [x86_64]\ndefault: kill\nsyscalls:\n  socket: [{{family: {family}, "
+    with pytest.raises(ProfileError, match="no value of family satisfies") as caught:
+        Profile.loads(text + "type: any, protocol: any}]\n", "p.yaml")
+    assert caught.value.where == "p.yaml:5"
