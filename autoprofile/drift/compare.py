@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from autoprofile.abi.arch import ARCHES
-from autoprofile.abi.constants import decode_value
 from autoprofile.abi.families import ENOSYS_FALLBACK
 from autoprofile.abi.signatures import call_signature, constrained_args, kernel_value
 from autoprofile.abi.syscalls import display_name, syscall_name
@@ -27,7 +26,7 @@ from autoprofile.drift.risk import region_risk, unknown_args
 from autoprofile.drift.shift import shifted_records
 from autoprofile.drift.unused import RuleUse, unused_records
 from autoprofile.learn.denied import is_answered
-from autoprofile.profile.wording import arg_name
+from autoprofile.profile.wording import arg_name, call_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -279,8 +278,7 @@ def _denied_record(profile: Profile, key: _Key, entry: _Denied) -> DriftRecord:
     arch, nr, args = key
     name = syscall_name(arch, nr)
     known = arch in profile.arch and any(r.action.is_permitting for r in profile.rules_for(arch, nr))
-    specs = constrained_args(arch, name) if name else ()
-    decoded = {s.name: decode_value(arch, s, v) for s in specs if (v := args[s.index]) is not None}
+    decoded = call_values(arch, name, args) if name else {}
     missing = tuple(dict.fromkeys((*(s.name for s in unknown_args(arch, name, args)), *entry.unseen)))
     # No profile can hold an arch that this release does not know.
     rule = accepting_rule(profile, arch, nr, args) if arch in ARCHES else None

@@ -376,9 +376,13 @@ def _why_default(
     for index in sorted({one.index for one in misses[nearest]}):
         raw = args[index] if index < len(args) else 0
         wanted = " and ".join(
-            comparator_text(arch, syscall, one) for one in misses[nearest] if one.index == index
+            comparator_text(arch, syscall, one, rules[nearest].comparators)
+            for one in misses[nearest]
+            if one.index == index
         )
-        shown = value_text(arch, syscall, index, raw & _width_mask(misses[nearest], index))
+        shown = value_text(
+            arch, syscall, index, raw & _width_mask(misses[nearest], index), rules[nearest].comparators
+        )
         parts.append(f"{arg_name(arch, syscall, index)} is {shown} where {wanted} is needed")
     nearest_of = f" (the nearest of {len(rules)} rules)" if len(rules) > 1 else ""
     return f"no rule of {name} matches: {', '.join(parts)}{nearest_of}; {tail}"

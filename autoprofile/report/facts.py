@@ -10,11 +10,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autoprofile.abi.constants import decode_value
 from autoprofile.abi.risk import syscall_risk
 from autoprofile.abi.signatures import constrained_args
 from autoprofile.abi.syscalls import display_name
-from autoprofile.profile.wording import arg_name, comparator_text, value_text
+from autoprofile.profile.wording import arg_name, call_values, comparator_text, value_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -78,18 +77,17 @@ def rule_rows(profile: Profile, *, longest_set: int = 0) -> list[RuleRow]:
     return [_rule_row(profile, rule, longest_set) for rule in profile.rules]
 
 
-def _condition(arch: str, syscall: str | int, one: Arg, longest_set: int) -> str:
+def _condition(arch: str, rule: SeccompRule, one: Arg, longest_set: int) -> str:
+    syscall, others = rule.syscall, rule.comparators
     if one.op == "in" and 0 < longest_set < len(one.values):
-        few = ", ".join(value_text(arch, syscall, one.index, value) for value in one.values[:3])
+        few = ", ".join(value_text(arch, syscall, one.index, value, others) for value in one.values[:3])
         return f"{arg_name(arch, syscall, one.index)} in {{{few}, … {len(one.values)} values}}"
-    return comparator_text(arch, syscall, one)
+    return comparator_text(arch, syscall, one, others)
 
 
 def _rule_row(profile: Profile, rule: SeccompRule, longest_set: int) -> RuleRow:
     arch = (rule.arch or profile.arch)[0]
-    conditions = (
-        _condition(arch, rule.syscall, one, longest_set) for one in rule.comparators if one.op != "any"
-    )
+    conditions = (_condition(arch, rule, one, longest_set) for one in rule.comparators if one.op != "any")
     evidence = rule.evidence
     risk = syscall_risk(rule.syscall) if isinstance(rule.syscall, str) else None
     return RuleRow(
@@ -254,11 +252,8 @@ def call_text(arch: str, name: str, args: Sequence[int | None]) -> str:
         args: six raw registers, None where nothing is known.
     """
     values = [a or 0 for a in args]
-    shown = [
-        f"{spec.name}={decode_value(arch, spec, values[spec.index])}"
-        for spec in constrained_args(arch, name)
-        if args[spec.index] is not None and (spec.used_if is None or spec.used_if.holds(values))
-    ]
+    used = {s.name for s in constrained_args(arch, name) if s.used_if is None or s.used_if.holds(values)}
+    shown = [f"{own}={text}" for own, text in call_values(arch, name, args).items() if own in used]
     return f"syscall {name}" if name.isdigit() else f"{name}({', '.join(shown)})"
 
 

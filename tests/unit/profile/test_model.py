@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from autoprofile.errors import ProfileError, UsageError
 from autoprofile.profile import ANY, Action, Arg, Learned, Profile, Program, SeccompRule
+from autoprofile.profile.wording import call_values, rule_text
 
 from .strategies import calls_around, examples, profiles
 
@@ -158,3 +159,37 @@ def test_a_profile_that_contradicts_itself_cannot_be_built(make: object, text: s
 def test_names_that_are_not_utf8_become_replacement_characters() -> None:
     """A path with a stray byte is kept readable, and equal to what its file will say."""
     assert Program("/tmp/\udcff", None, ("a\udc80",)) == Program("/tmp/\ufffd", None, ("a\ufffd",))
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (("fcntl", (10, None), (Arg(1, "eq", 10), Arg(2, "eq", 9))), "cmd = F_SETSIG, arg = SIGKILL"),
+        (
+            ("prctl", (), (Arg(0, "eq", 23), Arg(1, "eq", 21))),
+            "option = PR_CAPBSET_READ, arg2 = CAP_SYS_ADMIN",
+        ),
+        (("prctl", (), (Arg(0, "in", {23, 24}), Arg(1, "eq", 21))), "arg2 = CAP_SYS_ADMIN"),
+        (
+            ("socket", (), (Arg(0, "eq", 16), Arg(2, "eq", 0))),
+            "family = AF_NETLINK, protocol = NETLINK_ROUTE",
+        ),
+        (("fcntl", (), (Arg(1, "eq", 2), Arg(2, "eq", 1))), "arg = FD_CLOEXEC"),
+        (
+            ("fcntl", (), (Arg(1, "in", {2, 4}), Arg(2, "eq", 1))),
+            "arg = O_WRONLY",
+        ),  # no one meaning: as a file has it
+    ],
+)
+def test_a_rule_names_values_by_what_its_command_makes_of_them(rule: tuple, text: str) -> None:
+    """SIGKILL under F_SETSIG is not O_WRONLY|0x8, nor a capability a plain number."""
+    syscall, _, args = rule
+    (bound,) = Profile(rules=(SeccompRule(syscall, Action.ALLOW, args),)).rules
+    assert text in rule_text("x86_64", bound)
+
+
+def test_a_call_names_its_values_by_its_command() -> None:
+    """Reports and drift say NETLINK_ROUTE, as the rule that accepts the call does."""
+    assert call_values("x86_64", "socket", (16, 3, 0, None, None, None)) == {
+        "family": "AF_NETLINK", "type": "SOCK_RAW", "protocol": "NETLINK_ROUTE",
+    }  # fmt: skip
