@@ -337,13 +337,18 @@ def install_filter(
                         raise refused("close", result)
         ptrace.ptrace_detach(stopped.pid)
     except BaseException as error:
+        name = stopped.exe_path
+        if name == "?":  # of a program that may not be read /proc hides the path, not the name
+            from autoprofile.trace.program_id import comm_of
+
+            name = comm_of(stopped.pid)
         kill_tracee(stopped.pid)
         if listener is not None:
             os.close(listener)
         if isinstance(error, LaunchError) or not isinstance(error, AutoprofileError):
             raise
         raise LaunchError(
-            f"{stopped.exe_path}: cannot install the filter: {error.what}",
+            f"{name}: cannot install the filter: {error.what}",
             exit_status=125,
             hint=_unreadable_hint(error) or error.hint,
         ) from error
