@@ -19,12 +19,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from autoprofile.enforce.metrics import Sample
+    from autoprofile.observations import LossLedger
     from autoprofile.profile import Profile
     from autoprofile.trace.ebpf.counts import Count
     from autoprofile.trace.ebpf.watching import Watch
     from autoprofile.trace.targets import Target
 
-__all__ = ["Chosen", "Parts", "Refusals", "chosen_target", "live", "refusal_text", "target_options"]
+__all__ = [
+    "Chosen",
+    "Parts",
+    "Refusals",
+    "chosen_target",
+    "live",
+    "loss_text",
+    "refusal_text",
+    "target_options",
+]
 
 
 F = TypeVar("F", bound="Callable[..., Any]")
@@ -288,6 +298,22 @@ class Refusals:
     def total(self, kind: str) -> int:
         """Return the number of calls of one kind, "refused" or "unlisted"."""
         return sum(int(r["count"]) for r in self._known.values() if r["kind"] == kind)
+
+
+_LOST = {
+    "map_full": "refused calls are still counted, but without their arguments",
+    "missed_fork": "threads are not watched at all",
+    "ring_lost": "programs have no name",
+}
+
+
+def loss_text(losses: LossLedger) -> str:
+    """Say what was lost so far, and what that means."""
+    parts = [
+        f"{number} ({reason}{': ' + _LOST[reason] if reason in _LOST else ''})"
+        for reason, number in sorted(losses.entries.items())
+    ]
+    return f"lost so far: {', '.join(parts)}; what passes may go unseen"
 
 
 def refusal_text(record: dict[str, Any]) -> str:

@@ -77,6 +77,7 @@ def test_what_is_refused_is_reported_without_room_for_it(profile, flood):
     assert by_call(report, "refused") == {"socket": REFUSED, "mount": REFUSED, "openat": REFUSED}
     assert report["lost"]["entries"]["map_full"] > IOCTLS - 16384
     assert "lost so far" in err.splitlines()[0]
+    assert "without their arguments" in err.splitlines()[0]
 
 
 def test_a_watch_that_lost_calls_is_not_clean(profile, flood):

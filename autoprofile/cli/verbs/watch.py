@@ -48,7 +48,7 @@ def command(
     """  # noqa: D301 - \b is click's own mark
     from autoprofile.cli.inputs import read_profile
     from autoprofile.cli.supervision import new_metrics
-    from autoprofile.cli.watching import Parts, Refusals, live, refusal_text
+    from autoprofile.cli.watching import Parts, Refusals, live, loss_text, refusal_text
     from autoprofile.report.facts import counted
 
     output = output_of(ctx)
@@ -78,12 +78,9 @@ def command(
             if published is not None:
                 sample = refusals.sample(watch.lost)
             # At once, then each time it is ten times as much: whoever floods the counters may be hiding.
-            if (lost := watch.lost) >= max(1, 10 * lost_said):
-                lost_said = lost
-                output.warn(
-                    f"{lost} lost so far: what passes may go unseen; refused calls are still counted, but not"
-                    " their arguments"
-                )
+            if (losses := watch.losses).total >= max(1, 10 * lost_said):
+                lost_said = losses.total
+                output.warn(loss_text(losses))
 
         output.note(f"watching {target.name}; Ctrl-C ends the watch, not the target")
         watch.follow(timeout_s=timeout, on_tick=report)

@@ -150,11 +150,16 @@ class Watch:
         return self._attached().spilled()
 
     @property
-    def lost(self) -> int:
-        """Return how many calls, processes and names were lost so far, as far as the probes know."""
+    def losses(self) -> LossLedger:
+        """Return which calls, processes and names were lost so far, as far as the probes know."""
         ledger = LossLedger()
         self._attached().add_losses(ledger)
-        return ledger.total
+        return ledger
+
+    @property
+    def lost(self) -> int:
+        """Return how many that are."""
+        return self.losses.total
 
     def program_of(self, count: Count) -> str:
         """Return the path of the program that made a counted call."""
