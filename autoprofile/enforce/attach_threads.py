@@ -107,7 +107,8 @@ class Frozen:
 
     def moved(self, ip: int) -> Frozen:
         """Return the same thread at another instruction."""
-        return replace(self, registers=self._with(5, ip), ip=ip)
+        limit = 1 << (63 if self.arch == "x86_64" else 31)
+        return replace(self, registers=self._with(5, ip if ip < limit else ip - 2 * limit), ip=ip)
 
     @property
     def call_name(self) -> str:

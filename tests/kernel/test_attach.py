@@ -6,6 +6,7 @@ import contextlib
 import errno as errnos
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ import pytest
 from autoprofile import kernel
 from autoprofile.enforce.attach import AttachError, Attachment, attach
 from autoprofile.enforce.attach_inject import injectable
-from autoprofile.enforce.attach_threads import StoppedThreads
+from autoprofile.enforce.attach_threads import Frozen, StoppedThreads
 from autoprofile.enforce.attach_tree import AttachedProcess, attach_tree
 from autoprofile.errors import AutoprofileError
 from autoprofile.kernel import seccomp
@@ -241,6 +242,18 @@ def test_no_call_is_made_inside_a_restartable_sequence(tracee):
         os.close(pidfd)
         process.send_signal(signal.SIGUSR1)
         assert finish(process) == ("aborted: yes\n", 0)
+
+
+@pytest.mark.parametrize(("arch", "words", "ip"), [("x86_64", "=27Q", 16), ("i386", "=17I", 12)])
+def test_a_thread_is_moved_to_any_address(arch, words, ip):
+    """Its instruction pointer is set, in the upper half of the address space too, and no other register."""
+    registers = struct.pack(words, *range(struct.calcsize(words) // struct.calcsize(words[-1])))
+    thread = Frozen(0, arch, registers, 0, -1, (0,) * 6, ip, 0)
+    moved = thread.moved(0xF7001234)
+    assert moved.ip == 0xF7001234
+    values = list(struct.unpack(words, registers))
+    values[ip] = 0xF7001234
+    assert struct.unpack(words, moved.registers) == tuple(values)
 
 
 if LONG:  # needs a minute each, and the compilers
