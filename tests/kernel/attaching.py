@@ -33,6 +33,7 @@ __all__ = [
     "finish",
     "needs_root",
     "refused",
+    "remove_cgroup",
     "running",
     "wait_for_call",
     "wait_for_state",
@@ -108,6 +109,19 @@ def refused(process: subprocess.Popen[str], *programs: bytes, kind=AttachError, 
         attached(process.pid, *programs, **options)
     assert [field(process.pid, name) for name in names] == before
     return f"{caught.value}; {caught.value.hint}"
+
+
+def remove_cgroup(folder: Path) -> None:
+    """Remove a cgroup once the last process of it has quite gone."""
+    deadline = time.monotonic() + LIMIT_S
+    while True:
+        try:
+            folder.rmdir()
+        except OSError:  # EBUSY
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        else:
+            return
 
 
 # Imports come first: an ordinary user may be unable to read where we are installed.

@@ -36,6 +36,7 @@ from tests.kernel.attaching import (
     finish,
     needs_root,
     refused,
+    remove_cgroup,
     running,
     wait_for_call,
     wait_for_state,
@@ -293,18 +294,6 @@ def test_a_frozen_process_is_refused_with_its_cgroup(tracee):
     finally:
         for folder in (inner, group):
             remove_cgroup(folder)
-
-
-def remove_cgroup(folder: Path) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while True:
-        try:
-            folder.rmdir()
-        except OSError:  # EBUSY until the last process has quite gone
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        else:
-            return
 
 
 @pytest.mark.parametrize(
