@@ -104,6 +104,7 @@ def write_programs(
     force: bool,
     ctx: click.Context,
     remarks: Sequence[str] = (),
+    profile: Profile | None = None,
 ) -> None:
     """Write programs to a file, to several, or to stdout, and say what was written.
 
@@ -115,6 +116,7 @@ def write_programs(
         force: whether existing files may be replaced, and older filters beside them removed.
         ctx: for usage errors.
         remarks: beside `programs`, what a listing says of each.
+        profile: what they were compiled from; a listing shows its rules.
 
     Raises:
         AutoprofileError: a file exists, or an older filter beside it that its reader could be given in its
@@ -135,7 +137,7 @@ def write_programs(
 
         contents = [c_array(*programs).encode()]
     else:
-        contents = ["\n".join(_listings(programs, remarks)).encode()]
+        contents = ["\n".join(_listings(programs, remarks, profile)).encode()]
     if target is None or target == _STDIO:
         for content in contents:
             output.binary(content)
@@ -160,8 +162,8 @@ def _size_of(programs: Sequence[Program]) -> str:
     return f"{instructions} instructions" + (f" in {len(programs)} filters" if len(programs) > 1 else "")
 
 
-def _listings(programs: Sequence[Program], remarks: Sequence[str]) -> list[str]:
-    listings = [program.disassemble() for program in programs]
+def _listings(programs: Sequence[Program], remarks: Sequence[str], profile: Profile | None) -> list[str]:
+    listings = [program.disassemble(profile) for program in programs]
     if len(programs) == 1 and not remarks:
         return listings
     heads = []

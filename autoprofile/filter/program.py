@@ -20,6 +20,8 @@ from autoprofile.profile import Action
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from autoprofile.profile import Profile
+
 __all__ = ["Program", "SockFilter"]
 
 # struct sock_filter; every arch we know is little-endian, but filters of others can be read.
@@ -147,8 +149,18 @@ class Program(Sequence[SockFilter]):
             return False
         return simulate.is_constant_allow(self._instructions, token, nr)
 
-    def disassemble(self) -> str:
-        """Render the instructions as text, one a line, with names where they are known."""
+    def disassemble(self, profile: Profile | None = None) -> str:
+        """Render the instructions as text, one a line, with names where they are known.
+
+        Args:
+            profile: what the program was compiled from; its rules are shown before the code that checks them.
+        """
         from autoprofile.filter.disassemble import disassemble
 
-        return disassemble(self)
+        if profile is None:
+            return disassemble(self)
+        from autoprofile.profile.wording import rule_text
+
+        return disassemble(
+            self, lambda arch, nr: [rule_text(arch, one) for one in profile.rules_for(arch, nr)]
+        )

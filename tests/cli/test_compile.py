@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprofile import Action, Profile, SeccompRule
+from autoprofile import Action, Arg, Profile, SeccompRule
 from autoprofile.abi.syscalls import syscall_table
 from autoprofile.filter import Program
 from autoprofile.filter.simulate import most_severe
@@ -225,3 +225,16 @@ def test_an_empty_filter_is_said_to_be_empty(tmp_path: Path) -> None:
     done = autoprofile("disassemble", "empty.bpf", cwd=tmp_path)
     assert done.returncode == 1
     assert "the file is empty" in done.stderr
+
+
+def test_a_rule_of_thousands_of_values_does_not_fill_the_screen(tmp_path: Path) -> None:
+    """Decide shows the beginning and the end of a long explanation; its document has all of it."""
+    values = frozenset(range(1, 9000, 3))
+    Profile(rules=(SeccompRule("ioctl", Action.ALLOW, (Arg(1, "in", values),)),)).save(tmp_path / "p.yaml")
+    for value, answer in ((4, "allow"), (5, "kill")):
+        shown = autoprofile("decide", "p.yaml", "ioctl", 0, value, cwd=tmp_path).stdout
+        assert shown.startswith(f"{answer}: ")
+        assert len(shown) < 1000
+        assert answer in shown[-20:]
+        document = autoprofile("decide", "p.yaml", "ioctl", 0, value, "--json", cwd=tmp_path).stdout
+        assert len(json.loads(document)["why"]) > 10_000

@@ -72,4 +72,4 @@ def command(
         # The last filter has the default; `filters` are all, in the order of installation.
         output.json("filter", {**json_of(programs[-1]), "filters": [json_of(p) for p in programs]})
         return
-    write_programs(programs, form, target, output=output, force=force, ctx=ctx)
+    write_programs(programs, form, target, output=output, force=force, ctx=ctx, profile=given)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_MOST_TEXT = 600  # characters of an explanation that are shown; its beginning and its end say most
+_MOST_MORE = 100  # so many more are not worth a cut
+
 
 # Numbers may be negative: -1 is an argument here, never an unknown option.
 @verb("decide", "Understand", 20, context_settings={"ignore_unknown_options": True})
@@ -86,6 +89,14 @@ def command(
             },
         )
     else:
-        output.text(f"{action}: {why}\n")
+        output.text(f"{action}: {_shortened(why)}\n")
         output.detail("the compiled filter answers the same")
     return exits.FINDINGS if exit_code and action.kind != "allow" else exits.DONE
+
+
+def _shortened(why: str) -> str:
+    # A rule may hold thousands of values; --json has all of the text.
+    cut = len(why) - _MOST_TEXT
+    if cut <= _MOST_MORE:
+        return why
+    return f"{why[: _MOST_TEXT // 2]} … ({cut} characters; see --json) … {why[-_MOST_TEXT // 2 :]}"

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 
 from autoprofile.filter import Filter, Program, SockFilter, compile_profile
 from autoprofile.filter import opcodes as op
-from autoprofile.profile import Action, Arg, Profile
+from autoprofile.profile import Action, Arg, Profile, SeccompRule
 
 from .calls import profiles
 
@@ -21,8 +21,9 @@ def test_a_small_filter_reads_like_its_rules() -> None:
         "; arch",
         "arch == AUDIT_ARCH_X86_64",
         "nr == ioctl (16)",
-        "args[1].lo; ioctl",
-        "args[1].lo == 0x5401",
+        "nr == read (0); allow read",
+        "args[1].lo (cmd); ioctl",
+        "args[1].lo == 0x5401 (cmd == TCGETS)",
         "ret   allow",
         "ret   EPERM",
         "ret   kill",
@@ -70,6 +71,62 @@ def test_a_name_is_given_only_where_the_arch_is_known() -> None:
         ]
     )
     assert "nr == 16" in program.disassemble()
+
+
+def test_the_rules_stand_before_the_code_that_checks_them() -> None:
+    """A profile's listing has each checked call's rules; values have their symbols, as far as all calls there agree."""
+    profile = Profile(
+        arch=("x86_64", "i386"),
+        rules=(
+            SeccompRule("openat", Action.ALLOW, (Arg(2, "in", {0, 0o2000000}),)),
+            SeccompRule("mmap", Action.ALLOW, (Arg(2, "masked_eq", 0, mask=~0x3 & 0xFFFFFFFF),), ("x86_64",)),
+            *(
+                SeccompRule("socket", Action.ALLOW, (Arg(0, "eq", n), Arg(1, "eq", n + 1)))
+                for n in range(1, 20)
+            ),
+            SeccompRule("close", Action.ALLOW),
+        ),
+    )
+    program = compile_profile(profile)
+    lines = program.disassemble(profile).splitlines()
+    rules = [line.strip() for line in lines if line.startswith("  ") and line.strip().startswith(";")]
+    assert "; openat(flags in {O_RDONLY, O_RDONLY|O_CLOEXEC}): allow" in rules
+    assert rules.count("; and 11 more rules of socket") == 1, "shared by both arches, and said once"
+    assert not any("close" in rule for rule in rules)
+    assert [line for line in lines if line.strip() not in rules] == program.disassemble().splitlines()
+    text = "\n".join(lines)
+    for part in (
+        "(family)",
+        "type == SOCK_DGRAM",
+        "prot & ~(PROT_READ|PROT_WRITE)",
+        "nr == close (3) or args[1].lo == 0x3 (type == SOCK_RAW); allow close",
+    ):
+        assert part in text, part
+    assert all(len(rule) < 110 for rule in rules)
+
+
+def test_calls_that_get_to_one_place_by_ranges_are_known() -> None:
+    """Names come from what the tests of the number leave, whichever they are; where calls disagree there are none."""
+    program = Program(
+        [
+            SockFilter(op.LD_ABS, 0, 0, op.ARCH_OFFSET),
+            SockFilter(op.JEQ_K, 0, 7, 0xC000003E),
+            SockFilter(op.LD_ABS, 0, 0, op.NR_OFFSET),
+            SockFilter(op.JGE_K, 0, 4, 41),
+            SockFilter(0x25, 3, 0, 42),  # jgt: socket and connect are left
+            SockFilter(op.LD_ABS, 0, 0, op.ARGS_OFFSET),
+            SockFilter(op.JEQ_K, 0, 1, 1),
+            SockFilter(op.RET_K, 0, 0, Action.LOG.ret),
+            SockFilter(op.RET_K, 0, 0, Action.ALLOW.ret),
+            SockFilter(op.RET_K, 0, 0, Action.KILL_PROCESS.ret),
+        ]
+    )
+    lines = program.disassemble().splitlines()
+    assert "nr >= socket (41); allow read, write, open, close, stat, fstat, lstat, poll …" in lines[
+        3
+    ].replace("  ", " ")
+    assert "args[0].lo (family/fd)" in lines[5]
+    assert lines[6].endswith("args[0].lo == 0x1")
 
 
 @settings(max_examples=60, deadline=None)
