@@ -266,10 +266,9 @@ def _pids_in_container(target: Target) -> set[int]:
     # Its mount namespace is its own. Whoever has left that is still in its pid namespace and its cgroups.
     here, ours = os.getpid(), set()
     own_mounts, own_pids, own_cgroups = mount_space_of(here), pid_space_of(here), cgroups_of(here)
-    # With the machine's pid namespace the cgroups alone tell, if no others are in them.
-    is_shared = target.pid_space == own_pids and all(
-        _is_below(own_cgroups.get(kind, "/"), path) for kind, path in target.cgroups.items()
-    )
+    # Cgroups that we are in, too, tell nothing; in the machine's pid namespace they alone could.
+    telling = {k: path for k, path in target.cgroups.items() if not _is_below(own_cgroups.get(k, "/"), path)}
+    is_shared = target.pid_space == own_pids and not telling
     for name in os.listdir("/proc"):  # noqa: PTH208
         if not name.isdecimal():
             continue
@@ -282,7 +281,7 @@ def _pids_in_container(target: Target) -> set[int]:
                 continue
             if _is_in_pid_space(name, target.pid_space, own_pids):
                 cgroups = cgroups_of(int(name))
-                if all(_is_below(cgroups.get(kind, "/"), path) for kind, path in target.cgroups.items()):
+                if all(_is_below(cgroups.get(kind, "/"), path) for kind, path in telling.items()):
                     ours.add(int(name))
         except OSError:
             continue
