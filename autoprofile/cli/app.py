@@ -20,7 +20,7 @@ import click
 
 from autoprofile.cli import exit as exits
 from autoprofile.cli.options import Verb, common_options
-from autoprofile.cli.output import Output
+from autoprofile.cli.output import STDOUT, Output
 from autoprofile.errors import AutoprofileError
 
 if TYPE_CHECKING:
@@ -148,17 +148,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if COMPLETION_VARIABLE in os.environ:
         app.main(prog_name=PROGRAM, complete_var=COMPLETION_VARIABLE)
     words = list(sys.argv[1:] if arguments is None else arguments)
-    _open_closed_streams()
+    closed = _open_closed_streams()
     try:
-        return _run(words)
+        return _run(words, closed)
     finally:
         # The process ends now and the kernel takes everything back: a last look through all of it for
         # garbage would only cost time, a tenth of that of a start.
         gc.freeze()
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str], closed: frozenset[str]) -> int:
     output = Output()
+    output.stdout_is_closed = "stdout" in closed
     try:
         try:
             with app.make_context(PROGRAM, words, obj=output) as context:
@@ -169,7 +170,7 @@ def _run(words: list[str]) -> int:
             return exits.USAGE
         except click.exceptions.Exit as stop:
             status = stop.exit_code
-        sys.stdout.flush()
+        output.flush()
     except click.ClickException as error:
         return _usage_status(error, output)
     except (KeyboardInterrupt, click.Abort):
@@ -197,12 +198,15 @@ def _run(words: list[str]) -> int:
     return status if isinstance(status, int) else exits.DONE
 
 
-def _open_closed_streams() -> None:
+def _open_closed_streams() -> frozenset[str]:
     # Started with `>&-`, Python has no stream there. The file that takes the descriptor's place keeps our own
     # files from it; it is close-on-exec, so the command finds its descriptor closed, as it was given to us.
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
+    closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
+    for name in ("stdin", "stdout", "stderr"):
+        if name in closed:
+            mode = "r" if name == "stdin" else "w"
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - lives as long as the process
+    return frozenset(closed)
 
 
 def _usage_status(error: click.ClickException, output: Output) -> int:
@@ -221,6 +225,13 @@ def _os_error_text(error: OSError) -> str:
 
 
 def _os_error_hint(error: OSError) -> str | None:
+    if error.filename == STDOUT:
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+        return (
+            "the file it leads to may be empty or partial; a verb's -o writes all or nothing"
+            if full
+            else None
+        )
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return "the disk (or the quota) is full; nothing partial was left behind"
     return None

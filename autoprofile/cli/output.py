@@ -7,23 +7,25 @@ whether the stream is a terminal.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from autoprofile.cli import exit as exits
 from autoprofile.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from autoprofile.report.text import Style
 
-__all__ = ["JSON_SCHEMA_VERSION", "Output", "ProgressLine", "json_document"]
+__all__ = ["JSON_SCHEMA_VERSION", "STDOUT", "Output", "ProgressLine", "json_document"]
 
 JSON_SCHEMA_VERSION = 1
+STDOUT = "standard output"  # its name in errors
 TEXT_WIDTH = 80  # text for people is never wider; on a pipe it is exactly this wide
 
 _STYLES = {"error": "31;1", "warning": "33;1", "hint": "36", "note": "2"}
@@ -49,6 +51,7 @@ class Output:
         self.verbosity = 0  # -1 with -q, 1 with -v, 2 with -vv
         self.colour: bool | None = None  # --color / --no-color
         self.failure_status = exits.FAILED  # of operational errors; NOT_RUN until a command ran
+        self.stdout_is_closed = False  # since the start: what is written there is lost
         self._open_line: ProgressLine | None = None
 
     def colours(self, stream: TextIO) -> bool:
@@ -62,18 +65,41 @@ class Output:
         return stream.isatty() and self._environ.get("TERM") != "dumb"
 
     def data(self, text: str) -> None:
-        """Write a result to stdout as it is: a document, or a page whose parts are escaped already."""
-        sys.stdout.write(text)
+        """Write a result to stdout as it is: a document, or a page whose parts are escaped already.
+
+        Raises:
+            OSError: it cannot be written; `filename` is `STDOUT`.
+        """
+        with self._naming_stdout():
+            sys.stdout.write(text)
 
     def text(self, text: str) -> None:
         """Write lines for people to stdout, control characters shown instead of obeyed."""
         self.data(printable(text))
 
     def binary(self, data: bytes) -> None:
-        """Write bytes to stdout."""
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        """Write bytes to stdout; raises as `data` does."""
+        with self._naming_stdout():
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+
+    def flush(self) -> None:
+        """Write what is buffered to stdout; raises as `data` does."""
+        if not self.stdout_is_closed:
+            with self._naming_stdout():
+                sys.stdout.flush()
+
+    @contextmanager
+    def _naming_stdout(self) -> Iterator[None]:
+        if self.stdout_is_closed:
+            raise OSError(errno.EBADF, "it was closed when this program started", STDOUT)
+        try:
+            yield
+        except OSError as error:
+            if error.filename is None:
+                error.filename = STDOUT
+            raise
 
     def json(self, kind: str, content: Mapping[str, Any]) -> None:
         """Write the one JSON document of a reporting verb to stdout."""

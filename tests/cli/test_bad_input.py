@@ -239,11 +239,23 @@ def test_a_limit_on_file_sizes_is_an_error_not_a_death(tmp_path: Path) -> None:
 
 
 def test_stdout_on_a_full_disk(tmp_path: Path) -> None:
-    """A result that cannot be printed is an error, said once."""
-    with Path("/dev/full").open("w") as full:
-        done = autoprofile("show", hand_written(tmp_path), cwd=tmp_path, stdout=full)
-    assert done.returncode == 1
-    assert "No space left" in one_error(done.stderr)
+    """A result that cannot be printed is an error, said once, that names stdout and promises nothing of it."""
+    for words in (["show"], ["compile"], ["lint", "--json"]):
+        with Path("/dev/full").open("w") as full:
+            done = autoprofile(words[0], hand_written(tmp_path), *words[1:], cwd=tmp_path, stdout=full)
+        assert done.returncode == 1, words
+        assert one_error(done.stderr).startswith("standard output: No space left")
+        assert "may be empty or partial" in done.stderr
+
+
+def test_a_closed_stdout_is_no_success(tmp_path: Path) -> None:
+    """What was asked for and cannot be written anywhere ends as an error, not as done."""
+    profile = hand_written(tmp_path)
+    for words in (["decide", profile, "read"], ["show", profile], ["compile", profile]):
+        closing = ["sh", "-c", 'exec "$@" >&-', "sh"]
+        done = autoprofile(*words, cwd=tmp_path, prefix=closing)
+        assert done.returncode == 1, (words, done.stderr)
+        assert one_error(done.stderr).startswith("standard output: it was closed")
 
 
 def test_a_closed_pipe_is_silent(tmp_path: Path) -> None:
