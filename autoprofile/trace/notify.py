@@ -110,7 +110,6 @@ class _Run:
     def __init__(self, running: Running, *, is_privileged: bool, is_polled: bool) -> None:
         assert running.listener is not None
         self.running = running
-        self.progress = Progress(0, 0, 0, 0, 0.0)
         self.start_ns = time.monotonic_ns()
         self.end_ns = self.start_ns
         self._recorder = Recorder()
@@ -139,7 +138,6 @@ class _Run:
         receive = self._poll_and_receive if self._is_polled else fcntl.ioctl
         send, recv_code, send_code = fcntl.ioctl, seccomp.NOTIF_RECV, seccomp.NOTIF_SEND
         fast = self._processes.fast
-        report_ns = 0
         while True:
             notification[:] = zeros  # the kernel insists
             try:
@@ -173,8 +171,6 @@ class _Run:
                     continue
             cell[COUNT] += 1
             cell[LAST] = ts_ns
-            if ts_ns > report_ns:
-                report_ns = ts_ns + self._refresh_progress(ts_ns)
         self.end_ns = now()
 
     def trace(self, command: Command, started_s: float, status: int) -> Trace:
@@ -258,12 +254,11 @@ class _Run:
             return int(fcntl.ioctl(listener, request, buffer))
         raise OSError(errno.ENOENT if listener in events else errno.EINTR, "nothing to receive")
 
-    def _refresh_progress(self, ts_ns: int) -> int:
+    def progress(self) -> Progress:
+        """Return how far it is; may be called from another thread."""
         tally = self._recorder.tally()
-        self.progress = Progress(
-            tally.syscalls, tally.observations, tally.events, tally.processes, ts_ns / 1e9
-        )
-        return int(_PROGRESS_S * 1e9)
+        elapsed_s = (time.monotonic_ns() - self.start_ns) / 1e9
+        return Progress(tally.syscalls, tally.observations, tally.events, tally.processes, elapsed_s)
 
     def _has_root_ended(self) -> bool:
         return bool(self._root_end.poll(0))  # does not reap: this may run in a signal handler during a wait
@@ -331,9 +326,7 @@ def _reporting(run: _Run, on_progress: OnProgress | None) -> Iterator[None]:
 
     def report() -> None:
         while not done.wait(_PROGRESS_S):
-            elapsed_s = (time.monotonic_ns() - run.start_ns) / 1e9
-            now = run.progress
-            on_progress(Progress(now.syscalls, now.observations, now.events, now.processes, elapsed_s))
+            on_progress(run.progress())
 
     reporter = threading.Thread(target=report, name="progress", daemon=True)
     reporter.start()
