@@ -11,7 +11,8 @@ from autoprofile.formats.c import export_c
 from autoprofile.formats.fidelity import EFFECTS, Exported, Imported, Note, no_format
 from autoprofile.formats.kubernetes import export_kubernetes, import_kubernetes
 from autoprofile.formats.minijail import export_minijail
-from autoprofile.formats.oci import export_oci, import_oci
+from autoprofile.formats.oci import import_oci
+from autoprofile.formats.oci_export import export_oci
 from autoprofile.formats.raw import export_raw
 from autoprofile.formats.systemd import export_systemd
 

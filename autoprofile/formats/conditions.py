@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from autoprofile.profile import Arg, SeccompRule
 
-__all__ = ["MAX_ALTERNATIVES", "Condition", "Conditions", "conditions_of"]
+__all__ = ["MAX_ALTERNATIVES", "Condition", "Conditions", "conditions_of", "direct_conditions"]
 
 #: How many AND'ed lists one rule may become before its sets are dropped instead.
 MAX_ALTERNATIVES: Final = 512
@@ -163,3 +163,29 @@ def _prefixes(first: int, last: int, full: int) -> Iterator[tuple[int, int]]:
             size >>= 1
         yield full & ~(size - 1), first
         first += size
+
+
+def direct_conditions(rule: SeccompRule) -> list[tuple[Condition, ...]] | None:
+    """Return a rule as alternatives of AND'ed conditions, one an argument; None where that needs more.
+
+    Sets multiply out. One empty alternative means every call.
+    """
+    sides: dict[int, list[Condition]] = {}
+    for one in rule.comparators:
+        if one.op == "any":
+            continue
+        made = _conditions(one)
+        if made is None or one.index in sides:
+            return None
+        sides[one.index] = made
+    return list(product(*(sides[index] for index in sorted(sides))))
+
+
+def _conditions(one: Arg) -> list[Condition] | None:
+    if one.op in {"eq", "in"}:
+        if one.width == 32:
+            return [Condition(one.index, "masked_eq", value, _U32) for value in one.values]
+        return [Condition(one.index, "eq", value) for value in one.values]
+    if one.op == "masked_eq":
+        return [Condition(one.index, "masked_eq", one.values[0], one.mask)] if one.mask else None
+    return None if one.width == 32 else [Condition(one.index, one.op, one.values[0])]

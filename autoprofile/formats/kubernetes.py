@@ -13,7 +13,8 @@ import yaml
 
 from autoprofile.errors import ProfileError
 from autoprofile.formats.fidelity import Exported, Imported, Note
-from autoprofile.formats.oci import document, profile_from_document
+from autoprofile.formats.oci import profile_from_document
+from autoprofile.formats.oci_export import document
 
 if TYPE_CHECKING:
     from autoprofile.profile import Profile

@@ -1,8 +1,7 @@
-"""OCI runtime seccomp JSON (runc, crun, youki, Docker, Podman, containerd).
+"""OCI runtime seccomp JSON read as a profile (runc, crun, youki, Docker, Podman, containerd).
 
-Format: opencontainers/runtime-spec, config-linux.md, section Seccomp. Runtimes hand every entry to
-libseccomp, which compares whole registers. Two conditions on one index in one entry are OR'ed by the
-runtimes, so none is ever written.
+Format: opencontainers/runtime-spec, config-linux.md, section Seccomp. A document means what the runtimes make
+of it: entries go to libseccomp, which compares whole registers; two conditions on one index are OR'ed.
 """
 
 from __future__ import annotations
@@ -18,173 +17,19 @@ from autoprofile.abi.arch import ARCHES, compat_arches
 from autoprofile.abi.signatures import signature
 from autoprofile.abi.syscalls import syscall_nr, syscall_table
 from autoprofile.errors import AutoprofileError, ProfileError, UsageError
-from autoprofile.formats.conditions import Condition, conditions_of
-from autoprofile.formats.fidelity import Exported, Imported, Note
+from autoprofile.formats.fidelity import Imported, Note
+from autoprofile.formats.oci_export import ARCH_TOKENS
 from autoprofile.formats.oci_schema import ACTIONS, OPERATORS, check_document, unique_keys
 from autoprofile.profile import ANY, Action, Arg, Evidence, Profile, SeccompRule
 from autoprofile.profile.region import intersection, witness
-from autoprofile.profile.wording import rule_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["RUNTIME_RULES", "document", "export_oci", "import_oci", "profile_from_document"]
+__all__ = ["import_oci", "profile_from_document"]
 
-_ARCH: Final = {
-    "x86_64": "SCMP_ARCH_X86_64",
-    "i386": "SCMP_ARCH_X86",
-    "x32": "SCMP_ARCH_X32",
-    "aarch64": "SCMP_ARCH_AARCH64",
-    "arm": "SCMP_ARCH_ARM",
-    "riscv64": "SCMP_ARCH_RISCV64",
-}
-_ACTION: Final = {
-    "allow": "SCMP_ACT_ALLOW",
-    "log": "SCMP_ACT_LOG",
-    "trace": "SCMP_ACT_TRACE",
-    "notify": "SCMP_ACT_NOTIFY",
-    "errno": "SCMP_ACT_ERRNO",
-    "trap": "SCMP_ACT_TRAP",
-    "kill_thread": "SCMP_ACT_KILL_THREAD",
-    "kill_process": "SCMP_ACT_KILL_PROCESS",
-}
-_KIND: Final = ACTIONS
-_OP: Final = {op: name for name, op in OPERATORS.items()}
+_ARCH: Final = ARCH_TOKENS
 _U32: Final = 0xFFFFFFFF
-
-#: What runc itself calls between installing the filter and starting the program: found by taking calls away
-#: one by one (runc 1.1.5), and what the scheduler of a Go program may do at any moment.
-RUNTIME_RULES: Final = (
-    SeccompRule("close", Action.ALLOW),
-    SeccompRule("epoll_pwait", Action.ALLOW),
-    SeccompRule("execve", Action.ALLOW),
-    SeccompRule("fcntl", Action.ALLOW, (Arg(1, "in", {1, 2, 3}, width=32),)),  # F_GETFD, F_SETFD, F_GETFL
-    SeccompRule("fstatfs", Action.ALLOW),
-    SeccompRule("futex", Action.ALLOW, (Arg(1, "in", {128, 129}, width=32),)),  # FUTEX_WAIT, WAKE, private
-    SeccompRule("getdents64", Action.ALLOW),
-    SeccompRule("nanosleep", Action.ALLOW),
-    # O_RDONLY, O_WRONLY with O_CLOEXEC: /proc/self/fd, and the FIFO that lets the program start
-    SeccompRule("openat", Action.ALLOW, (Arg(2, "in", {0x80000, 0x80001}, width=32),)),
-    SeccompRule("read", Action.ALLOW),
-    SeccompRule("rt_sigreturn", Action.ALLOW),
-    SeccompRule("sched_yield", Action.ALLOW),
-    SeccompRule("tgkill", Action.ALLOW, (Arg(2, "eq", 23, width=32),)),  # SIGURG
-    SeccompRule("write", Action.ALLOW),
-)
-
-
-def export_oci(profile: Profile) -> Exported:
-    """Return a profile as the JSON that ``--security-opt seccomp=FILE`` and runtimes take."""
-    content, notes = document(profile)
-    return Exported((json.dumps(content, indent=2) + "\n").encode(), notes)
-
-
-def document(profile: Profile) -> tuple[dict[str, Any], tuple[Note, ...]]:
-    """Return the ``linux.seccomp`` object of a profile, and what became of every rule."""
-    notes: list[Note] = []
-    result: dict[str, Any] = {"defaultAction": _ACTION[profile.default.kind]}
-    if profile.default.kind == "errno":
-        result["defaultErrnoRet"] = profile.default.data
-    result["architectures"] = [_ARCH[arch] for arch in profile.arch]
-    notes.append(Note("kept", f"default {profile.default}"))
-    if profile.bad_arch != Action.KILL_PROCESS:
-        notes.append(Note("narrowed", f"bad_arch {profile.bad_arch}", "runtimes kill on other arches"))
-    entries: list[dict[str, Any]] = []
-    plain: dict[Action, list[str]] = {}
-    by_call: dict[str | int, list[SeccompRule]] = {}
-    for rule in profile.rules:
-        by_call.setdefault(rule.syscall, []).append(rule)
-    for syscall, rules in by_call.items():
-        for rule in _decisive(rules, notes):
-            subject = rule_text(profile.arch[0], rule)
-            if isinstance(syscall, int):
-                notes.append(Note("impossible", subject, "the format knows calls by name only: refused"))
-                continue
-            if rule.arch is not None and set(rule.arch) != set(profile.arch):
-                effect = "widened" if rule.action.is_permitting else "narrowed"
-                notes.append(
-                    Note(effect, subject, f"meant for {', '.join(rule.arch)}, applies to every arch")
-                )
-            if rule.action == profile.default:
-                notes.append(Note("kept", subject, "the default says the same"))
-                continue
-            made = conditions_of(rule)
-            _note_conditions(rule, subject, made.widened, made.narrowed, notes)
-            if made.alternatives == ((),):
-                plain.setdefault(rule.action, []).append(syscall)
-            else:
-                entries += [_entry([syscall], rule.action, alternative) for alternative in made.alternatives]
-    heads = [_entry(names, action, ()) for action, names in plain.items()]
-    for rule in RUNTIME_RULES:
-        if profile.default.is_refusing and _adds(profile, rule):
-            entries += [
-                _entry([str(rule.syscall)], rule.action, one) for one in conditions_of(rule).alternatives
-            ]
-            subject = rule_text(profile.arch[0], rule)
-            notes.append(Note("added", subject, "the runtime starts the program with it"))
-    result["syscalls"] = heads + entries
-    return result, tuple(notes)
-
-
-def _adds(profile: Profile, rule: SeccompRule) -> bool:
-    existing = [one for arch in profile.arch for one in profile.rules_for(arch, rule.syscall)]
-    # Where the profile refuses the call by a rule of its own, that stands: the container will not start.
-    if any(one.action.is_refusing or one.args is ANY for one in existing):
-        return False
-    return not rule.comparators or not all(
-        any(_allows_value(one, wanted.index, value) for one in existing)
-        for wanted in rule.comparators
-        for value in wanted.values
-    )
-
-
-def _allows_value(rule: SeccompRule, index: int, value: int) -> bool:
-    return all(one.index == index and one.match(value) for one in rule.comparators if one.op != "any")
-
-
-def _decisive(rules: Sequence[SeccompRule], notes: list[Note]) -> list[SeccompRule]:
-    # libseccomp merges the rules of a call into one chain whose order it chooses; only rules of one action
-    # mean there what they mean here. The most severe action stays, the others go.
-    worst = max(rules, key=lambda rule: rule.action.rank).action
-    for rule in rules:
-        if rule.action != worst:
-            effect = "narrowed" if rule.action.is_permitting else "impossible"
-            notes.append(
-                Note(
-                    effect,
-                    str(rule.syscall),
-                    f"{rule.action} beside {worst} left out: libseccomp mixes them",
-                )
-            )
-    if worst.is_refusing and len({rule.action for rule in rules}) > 1:
-        return [SeccompRule(rules[0].syscall, worst, ANY, rules[0].arch)]
-    return [rule for rule in rules if rule.action == worst]
-
-
-def _note_conditions(
-    rule: SeccompRule, subject: str, widened: Sequence[str], narrowed: Sequence[str], notes: list[Note]
-) -> None:
-    # What lets an allow rule match more lets more pass; a refusing rule that matches more refuses more.
-    more, less = ("widened", "narrowed") if rule.action.is_permitting else ("narrowed", "widened")
-    notes += [Note(more, subject, text) for text in widened]
-    notes += [Note(less, subject, text) for text in narrowed]
-    if not widened and not narrowed:
-        notes.append(Note("kept", subject))
-
-
-def _entry(names: list[str], action: Action, conditions: Sequence[Condition]) -> dict[str, Any]:
-    entry: dict[str, Any] = {"names": names, "action": _ACTION[action.kind]}
-    if action.kind in {"errno", "trace"}:
-        entry["errnoRet"] = action.data
-    if conditions:
-        entry["args"] = [_condition(one) for one in conditions]
-    return entry
-
-
-def _condition(one: Condition) -> dict[str, Any]:
-    if one.op == "masked_eq":
-        return {"index": one.index, "value": one.mask, "valueTwo": one.value, "op": _OP[one.op]}
-    return {"index": one.index, "value": one.value, "op": _OP[one.op]}
 
 
 def import_oci(
@@ -316,7 +161,7 @@ def _note_unknown(name: str, action: Action, default: Action) -> Note:
 
 
 def _action(name: str, holder: dict[str, Any], number: str, text: str, where: str) -> Action:
-    kind = _KIND[name]
+    kind = ACTIONS[name]
     if kind == "errno":
         if holder.get(text):  # Podman's: the name decides where both are given
             try:
