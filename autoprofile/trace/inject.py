@@ -395,7 +395,10 @@ def set_mode_filter(
 
 
 _REFUSALS: Final = {
-    errno.EACCES: "installing a filter without no_new_privs needs CAP_SYS_ADMIN",
+    # The tool has the capability, or would not have begun: the program has lost it by executing its file.
+    errno.EACCES: "without no_new_privs the program itself needs CAP_SYS_ADMIN, and one that is set-user-ID "
+    "to another user than root has lost it before its filter can go in: leave out --allow-new-privs (it then "
+    "runs without that user's rights), or start it from a program that keeps root",
     errno.EBUSY: "an outer supervisor already listens to this process: only one listener may exist",
     errno.EINVAL: "the kernel does not accept this filter program",
     errno.ENOMEM: "the filter, together with those already installed, is too long for the kernel",

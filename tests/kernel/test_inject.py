@@ -326,6 +326,28 @@ def test_setuid_programs_gain_nothing_for_an_unprivileged_user(tracee, tmp_path)
     assert "Seccomp:\t2" in done.stdout
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a setuid program")
+def test_a_program_setuid_to_another_user_is_refused_with_the_reason(tracee, tmp_path):
+    """Executing it takes root's capability away before the filter goes in: the hint says so, and what to do."""
+    import shutil
+
+    program = tmp_path / "setuid"
+    shutil.copy(tracee("seccomp_state"), program)
+    os.chown(program, 65534, -1)
+    program.chmod(0o4755)
+    code = """
+try:
+    with run_filtered(Command((args[1],)), bytes.fromhex(args[0]), privileged=True) as running:
+        print("ran")
+except LaunchError as error:
+    print(error.exit_status, error.hint)
+"""
+    done = tool(code, allow_all.hex(), str(program))
+    assert done.stdout.startswith("125 "), done.stderr
+    assert "set-user-ID to another user than root" in done.stdout
+    assert "leave out --allow-new-privs" in done.stdout
+
+
 def test_statuses_are_the_shells():
     """run_filtered gives the program's status whatever ends it."""
     for script, status in (("exit 4", 4), ("kill -HUP $$", 129)):
