@@ -7,6 +7,7 @@ a region of such calls as proof. An argument that is not compared may have any v
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from autoprofile.abi.risk import Risk, syscall_risk
@@ -47,18 +48,35 @@ def region_risk(arch: str, name: str, regions: Sequence[Region]) -> RegionRisk:
     found = RegionRisk(worst, next(iter(regions), None))
     # Only arguments that a condition names matter, and where one of them counts only with some value of
     # another (the mode of openat), the conditions of abi/data/risk.tsv name that one, too.
-    spec_of = {spec.index: spec for spec in known.args} if (known := signature(arch, name)) else {}
-    for condition in sorted(conditions(arch, name), key=lambda c: -WEIGHT[c.risk.severity]):
-        if worst is not None and WEIGHT[condition.risk.severity] <= WEIGHT[worst.severity]:
+    exact = [{one.index: one.values[0] for one in region if one.op == "eq"} for region in regions]
+    for risk, alternatives in _gravest_first(arch, name):
+        if worst is not None and WEIGHT[risk.severity] <= WEIGHT[worst.severity]:
             break
-        for alternative in condition.comparators():
-            # the width that the kernel reads: comparators of several widths are not told apart exactly
-            bound = tuple(replace(one, width=spec_of[one.index].width) for one in alternative)
-            for region in regions:
-                both = intersection(region, bound)
+        for alternative in alternatives:
+            for region, values in zip(regions, exact, strict=True):
+                # most regions are single calls, and telling those apart is quick
+                if any(one.index in values and not one.match(values[one.index]) for one in alternative):
+                    continue
+                both = intersection(region, alternative)
                 if both is not None:
-                    return RegionRisk(condition.risk, both)
+                    return RegionRisk(risk, both)
     return found
+
+
+@cache
+def _gravest_first(arch: str, name: str) -> tuple[tuple[Risk, tuple[Region, ...]], ...]:
+    spec_of = {spec.index: spec for spec in known.args} if (known := signature(arch, name)) else {}
+    return tuple(
+        (
+            condition.risk,
+            tuple(
+                # the width that the kernel reads: comparators of several widths are not told apart exactly
+                tuple(replace(one, width=spec_of[one.index].width) for one in alternative)
+                for alternative in condition.comparators()
+            ),
+        )
+        for condition in sorted(conditions(arch, name), key=lambda c: -WEIGHT[c.risk.severity])
+    )
 
 
 def unknown_args(arch: str, name: str | None, args: Sequence[int | None]) -> tuple[ArgSpec, ...]:
