@@ -84,7 +84,8 @@ __all__ = ["command"]
 @click.option(
     "--deny-failed/--allow-failed",
     default=True,
-    help="Whether calls that always met ENOSYS or EPERM are denied with that.",
+    help="Whether calls that always met ENOSYS or EPERM are denied with that. notify sees no returns, --pid"
+    " and its like only with --returns.",
 )
 @click.option(
     "--deny-opaque/--allow-opaque",
@@ -136,6 +137,12 @@ __all__ = ["command"]
 @click.option(
     "--from-strace", type=ExistingFile(), multiple=True, metavar="LOG...", help="Learn from `strace -f` logs."
 )
+@click.option(
+    "--returns",
+    is_flag=True,
+    help="See also what the calls of a running target return, and which its own filter refuses; slows it down"
+    " more. Commands are watched so anyway.",
+)
 @target_options
 @click.pass_context
 def command(
@@ -162,6 +169,7 @@ def command(
     allow_new_privs: bool,
     from_trace: tuple[Path, ...],
     from_strace: tuple[Path, ...],
+    returns: bool,
     pid: int | None,
     cgroup: str | None,
     container: str | None,
@@ -197,6 +205,8 @@ def command(
         raise click.UsageError(f"--{chosen.kind} watches once, with --backend ebpf", ctx)
     if logs and (runs is not None or bound is not None):
         raise click.UsageError("logs are read once: --runs and --until-stable are for what runs", ctx)
+    if returns and chosen is None:
+        raise click.UsageError("--returns is for --pid, --cgroup, --container and --unit", ctx)
     if _is_loader_named(ctx):
         if logs or backend not in ("auto", "ebpf"):
             what = "logs are read" if logs else f"--backend {backend} works"
@@ -235,7 +245,9 @@ def command(
         named = default_target(found.argv or (str(chosen.value),))
         plan, how = planned(named)
         windows = None if bound is None else Windows(output, how, bound, window or 10.0)
-        trace = watch_target(output, found, timeout, keep=plan.keep_anyway(), stability=windows)
+        trace = watch_target(
+            output, found, timeout, returns=returns, keep=plan.keep_anyway(), stability=windows
+        )
         status = exits.DONE
     elif logs:
         output.failure_status = exits.FAILED  # nothing is run
