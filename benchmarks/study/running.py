@@ -212,7 +212,7 @@ def _descendants() -> list[int]:
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 # the name in brackets may hold anything; the parent is the second field after it
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                parent = int((entry / "stat").read_bytes().rpartition(b")")[2].split()[1])
                 children.setdefault(parent, []).append(int(entry.name))
     found, todo = [], [os.getpid()]
     while todo:
