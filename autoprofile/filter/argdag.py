@@ -1,8 +1,8 @@
 """Decisions over argument words → graph nodes: which word to load next, and how to tell its values apart.
 
-Every word is loaded once on a path, and again after each AND that has spoilt it in A; equal remaining decisions
-are one node, and the order of words and tests follows the weights. The meaning of a decision is never
-changed.
+Every word is loaded once on a path, and again after each AND that has spoilt it in A; equal remaining
+decisions are one node, and the order of words and tests follows the weights. The meaning of a decision is
+never changed.
 """
 
 from __future__ import annotations

@@ -47,6 +47,10 @@ Tree: TypeAlias = "Leaf | Branch"
 _EXACT = 4  # up to so many ranges, every test is tried
 _MOST_HOT = 48  # dynamic programming over up to so many ranges with weight: some tens of milliseconds
 _REMOVED_FROM, _REMOVED_ABOVE = 1 / 4, 4 / 9  # see `_Planner`
+_MOST_SURE, _REMOVED_FROM_OF_MANY = (
+    24,
+    1 / 3,
+)  # with more ranges, see there too
 _MOST_MASKED = 64  # more numbers are not tried as the subsets of a mask
 _U32 = 0xFFFFFFFF
 _TEST = 1e-9  # price of a test in the program, against one executed test
@@ -244,10 +248,12 @@ class _Planner:
     # Dynamic programming over the ranges with weight. A state (i, j, h) means: of the hot ranges i to j-1,
     # the h heaviest single numbers have been removed. What lies between them weighs nothing. The paper's
     # thresholds: a number with more than 4/9 of the weight is removed first, one with less than 1/4 never;
-    # that leaves few states with h > 0.
+    # that leaves few states with h > 0. With many ranges those between 1/4 and 1/3 are taken for too light: a
+    # third of the time for at most some tenths of a percent.
 
     def __init__(self, items: list[Item], hot: list[int]) -> None:
         self._items = items
+        self._removed_from = _REMOVED_FROM if len(hot) <= _MOST_SURE else _REMOVED_FROM_OF_MANY
         self._hot = [items[at] for at in hot]
         # Whether something without weight lies before each hot range, and behind the last.
         self._gap = [a + 1 < b for a, b in pairwise([-1, *hot, len(items)])]
@@ -278,7 +284,7 @@ class _Planner:
                     cost = weight * (1 if is_single[i] else self._sides(i, i, j))
                 elif j - i == 2 and is_single[i] and is_single[i + 1]:
                     cost = weight + weight - heaviest  # one after the other
-                elif heaviest >= _REMOVED_FROM * weight or (j - i == 2 and heaviest >= 0):
+                elif heaviest >= self._removed_from * weight or (j - i == 2 and heaviest >= 0):
                     cost = weight + self._best(i, j, 1)[0]
                 if j - i > 1 and heaviest <= _REMOVED_ABOVE * weight:
                     splits = list(map(add, self._from[i][i + 1 : j], to[i + 1 : j]))
@@ -315,7 +321,7 @@ class _Planner:
         elif left:
             heaviest = self._hot[singles[h]].weight if h < len(singles) else -1.0
             cost = float("inf")
-            if heaviest >= _REMOVED_FROM * weight or (left == 2 and heaviest >= 0):
+            if heaviest >= self._removed_from * weight or (left == 2 and heaviest >= 0):
                 cost = weight + self._best(i, j, h + 1)[0]
             if heaviest <= _REMOVED_ABOVE * weight:
                 cost, first = self._split(i, j, h, weight, cost)
@@ -325,16 +331,20 @@ class _Planner:
     def _split(self, i: int, j: int, h: int, weight: float, cost: float) -> _Step:
         # The cheapest split, if it costs less than `cost`.
         first = None
-        gone = self._singles(i, j)[:h]
-        start, to = self._from[i], self._to[j]
+        gone = set(self._singles(i, j)[:h])
+        start, to, known = self._from[i], self._to[j], self._removed
         below = 0
         for at in range(i + 1, j):
-            below += at - 1 in gone
-            if below == at - i or h - below == j - at:
+            if at - 1 in gone:
+                below += 1
+            above = h - below
+            if below == at - i or above == j - at:
                 continue  # one side would be empty
-            option = weight + (self._best(i, at, below)[0] if below else start[at])
+            # Most states are known: a call for each would be half of the time.
+            option = weight
+            option += (known.get((i, at, below)) or self._best(i, at, below))[0] if below else start[at]
             if option < cost:
-                option += self._best(at, j, h - below)[0] if h > below else to[at]
+                option += (known.get((at, j, above)) or self._best(at, j, above))[0] if above else to[at]
                 if option < cost - 1e-12:
                     cost, first = option, at
         return cost, first

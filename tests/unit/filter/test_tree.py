@@ -130,7 +130,7 @@ def least_of_many(items: list[Item]) -> float:
 def test_trees_of_learned_profiles_are_the_best_there_are(
     bitmap: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over the corpus the trees over the numbers need no more tests than the exact ones, without the bitmap 0.6 % more."""
+    """Over the corpus the trees over the numbers need no more tests than the exact ones, without the bitmap 0.7 % more."""
     drawn: list[list[Item]] = []
 
     def search(items: list[Item]) -> Tree:
@@ -144,7 +144,7 @@ def test_trees_of_learned_profiles_are_the_best_there_are(
         for items in drawn:
             if total := sum(item.weight for item in items):
                 found, exact = average(search_tree(items), items), least_of_many(items) / total
-                assert found <= exact * (1.0001 if bitmap else 1.006), (path.stem, found, exact)
+                assert found <= exact * (1.0001 if bitmap else 1.007), (path.stem, found, exact)
 
 
 def test_equal_neighbours_need_no_test() -> None:
