@@ -11,7 +11,7 @@ from autoprofile.observations import LossLedger, Observation, ProgramId, Trace, 
 u64 = st.integers(0, 2**64 - 1)
 counts = st.integers(0, 2**63)
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
-paths = text | st.binary(min_size=1, max_size=6).map(os.fsdecode) | st.text("\\x5cf/\udcff", max_size=8)
+paths = text | st.binary(min_size=1, max_size=6).map(os.fsdecode) | st.text("\\x5cf/\udcff", min_size=1, max_size=8)
 
 observations = st.builds(
     Observation,
@@ -50,4 +50,6 @@ metas = st.builds(
     libraries=st.dictionaries(text, st.sampled_from(["", "aa11"]), max_size=2),
 )
 
-traces = st.builds(Trace, metas, st.lists(observations, max_size=6), ledgers, st.integers(0, 1000))
+# One row is one distinct call: two of one key are no trace.
+rows = st.lists(observations, max_size=6, unique_by=lambda one: one.key)
+traces = st.builds(Trace, metas, rows, ledgers, st.integers(0, 1000))
