@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autoprofile.formats.conditions import Condition, conditions_of
+from autoprofile.formats.cover import Call
 from autoprofile.formats.fidelity import Exported, Note
+from autoprofile.profile.region import intersection
 from autoprofile.profile.wording import rule_text
 
 if TYPE_CHECKING:
@@ -42,21 +44,43 @@ def export_minijail(profile: Profile) -> Exported:
         else:
             by_call.setdefault(rule.syscall, []).append(rule)
     for name, rules in by_call.items():
-        line = _line(arch, rules, notes)
+        line = _line(arch, profile, rules, notes)
         if line is not None:
             lines.append(f"{name}: {line}")
     return Exported(("\n".join(lines) + "\n").encode(), tuple(notes))
 
 
-def _line(arch: str, rules: list[SeccompRule], notes: list[Note]) -> str | None:
+def _line(arch: str, profile: Profile, rules: list[SeccompRule], notes: list[Note]) -> str | None:
     refusing = [rule for rule in rules if not rule.action.is_permitting]
+    passing = [rule for rule in rules if rule.action.is_permitting]
+    call = Call(rules, profile.default)
+    apart = refusing and all(
+        intersection(one.comparators, other.comparators) is None for one in passing for other in refusing
+    )
+    if refusing and passing and apart:
+        # A line allows what matches; where every other call is refused with one error, it says that as well.
+        worst = {rule.action for rule in refusing}
+        line = _line(arch, profile, passing, notes)
+        whole = call.answers == worst | {rule.action for rule in passing} and len(worst) == 1
+        answer = next(iter(worst))
+        if whole and answer.kind == "errno" and line is not None:
+            notes += [Note("kept", rule_text(arch, rule)) for rule in refusing]
+            return f"{line}; return {answer.data}"
+        detail = "left out, the calls it refuses are killed with all others that the line does not allow"
+        notes += [Note("narrowed", rule_text(arch, rule), detail) for rule in refusing]
+        return line
     if refusing:
-        worst = max(refusing, key=lambda rule: rule.action.rank)
-        if len(rules) > 1 or worst.comparators:
-            notes.append(Note("narrowed", rule_text(arch, worst), "to every call: a line allows or refuses"))
+        worst_rule = max(refusing, key=lambda rule: rule.action.rank)
+        if passing or worst_rule.comparators:
+            detail = "to every call, allow rules beside it included: a line allows or refuses"
+            notes.append(Note("narrowed", rule_text(arch, worst_rule), detail))
+            notes += [
+                Note("narrowed", rule_text(arch, rule), f"refused: {worst_rule.action} overlaps it")
+                for rule in passing
+            ]
         else:
-            notes.append(Note("kept", rule_text(arch, worst)))
-        return f"return {worst.action.data}" if worst.action.kind == "errno" else None
+            notes.append(Note("kept", rule_text(arch, worst_rule)))
+        return f"return {worst_rule.action.data}" if worst_rule.action.kind == "errno" else None
     terms: list[str] = []
     for rule in rules:
         subject = rule_text(arch, rule)

@@ -96,7 +96,10 @@ def profile_from_document(
             notes.append(Note("kept", ", ".join(names[:3]), "not for these caps, arch and kernel: left out"))
             continue
         action = _action(entry["action"], entry, "errnoRet", "errno", f"{where}: syscalls[{at}]")
-        for args in _alternatives(entry.get("args") or ()):
+        alternatives = _alternatives(entry.get("args") or ())
+        if len(alternatives) > 1:
+            notes.append(_note_twice(names, action, alternatives))
+        for args in alternatives:
             for name in names:
                 if not any(syscall_nr(one, name) is not None for one in arches):
                     notes.append(_note_unknown(name, action, default))
@@ -209,6 +212,17 @@ def _alternatives(args: Sequence[dict[str, Any]]) -> list[tuple[Arg, ...]]:
     if len(set(indexes)) != len(indexes):
         return [(one,) for one in made]  # runc, crun and youki OR them
     return [made]
+
+
+def _note_twice(names: Sequence[str], action: Action, alternatives: Sequence[tuple[Arg, ...]]) -> Note:
+    # widens (a refusing entry narrows): it reads as a range, and means either side of it.
+    indexes = ", ".join(str(index) for index in sorted({one.index for (one,) in alternatives}))
+    return Note(
+        "widened" if action.is_permitting else "narrowed",
+        ", ".join(names[:3]),
+        f"one argument is compared twice (the conditions are on {indexes}): runtimes take any one of the"
+        f" conditions for enough to {action}, not all of them, and so does the profile",
+    )
 
 
 def _arg(one: dict[str, Any]) -> Arg:

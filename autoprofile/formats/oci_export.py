@@ -87,6 +87,8 @@ _GO: Final = (
 RUNTIME_RULES: Final = (*_STARTING, *_GO)
 # Without these no program starts, whatever the runtime does about an error.
 _REQUIRED: Final = frozenset(("execve", "fstatfs", "getdents64", "openat", "write"))
+# The label of rules that only soften the default (learn/essentials.py).
+_SOFT: Final = "an error instead of the default"
 # i386 programs make these through one call that takes the arguments by pointer.
 _SOCKETS: Final = (
     "accept accept4 bind connect getpeername getsockname getsockopt listen recv recvfrom recvmmsg recvmsg"
@@ -124,11 +126,15 @@ def document(profile: Profile) -> tuple[dict[str, Any], tuple[Note, ...]]:
         if isinstance(syscall, int):
             notes += [_note_number(profile, rule) for rule in rules]
             continue
-        calls[syscall] = Call([_plain(rule) for rule in rules], default)
+        whole = Call([_plain(rule) for rule in rules], default)
         for rule in rules:
-            _note_rule(profile, rule, calls[syscall], notes)
-        _note_multiplexed(profile, syscall, calls[syscall], notes)
+            _note_rule(profile, rule, whole, notes)
+        _note_multiplexed(profile, syscall, whole, notes)
+        calls[syscall] = Call([_plain(rule) for rule in rules if not _is_soft(rule)], default)
     _add_runtime(profile, calls, default, notes)
+    for rule in profile.rules:
+        if _is_soft(rule):
+            calls[str(rule.syscall)].add(_plain(rule))
     _shorten(profile, calls, notes)
     heads: dict[Action, list[str]] = {}
     entries: list[dict[str, Any]] = []
@@ -148,6 +154,12 @@ def _action(action: Action) -> Action:
     if action.kind == "notify":
         return _ENOSYS
     return Action(action.kind) if action.kind == "trap" else action  # libseccomp's trap carries no data
+
+
+def _is_soft(rule: SeccompRule) -> bool:
+    # Such a rule of `learn` says nothing about what the program must not do, so a runtime's needs come first.
+    reason = rule.evidence.reason if rule.evidence is not None else None
+    return rule.action.kind == "errno" and isinstance(rule.syscall, str) and _SOFT in (reason or "")
 
 
 def _plain(rule: SeccompRule) -> SeccompRule:
