@@ -35,6 +35,7 @@ from autoprofile.abi import (
     syscall_table,
 )
 from autoprofile.abi._tables import read_rows
+from autoprofile.abi.constants import encode_mask
 
 ALL_SPECS = sorted(
     {
@@ -84,9 +85,10 @@ def test_any_union_of_symbols_reads_back(data: st.DataObject, key: tuple[str, st
     for name in names:
         expected |= known[name]
     try:
-        assert encode_value(arch, spec, "|".join(names)) == expected
-    except AbiError as error:
-        assert "stands for neither" in str(error)
+        joined = encode_value(arch, spec, "|".join(names))
+    except AbiError:
+        joined = encode_mask(arch, spec, "|".join(names))
+    assert joined == expected
     assert encode_value(arch, spec, decode_value(arch, spec, expected)) == expected
 
 
