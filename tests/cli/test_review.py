@@ -75,7 +75,7 @@ def test_the_walk_carries_out_each_answer_and_keeps_comments(case: tuple[Path, P
     verdicts = json.loads((profile.parent / "p.review.json").read_text())["verdicts"]
     assert {v["call"]: (v["verdict"], v["why"]) for v in verdicts} == {
         "ptrace(request=PTRACE_ATTACH)": ("deny", ""),
-        "socket(family=AF_INET, type=SOCK_STREAM, protocol=0)": ("accept", ""),
+        "socket(family=AF_INET, type=SOCK_STREAM, protocol=IPPROTO_IP)": ("accept", ""),
         "getpid()": ("keep", "harmless"),
         "getuid()": ("keep", "harmless"),
     }
