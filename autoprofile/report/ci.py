@@ -5,11 +5,13 @@ In: a drift report and the severity from which a difference fails the build. Out
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from autoprofile.drift.record import SEVERITIES
 from autoprofile.lint.sarif import LEVELS, sarif_log
+from autoprofile.printable import printable
 from autoprofile.report.facts import counted
 from autoprofile.report.summary import drift_summary, witness_text
 
@@ -29,6 +31,9 @@ _TITLES = {
 
 NEW_BEHAVIOUR = "new-behaviour"
 """What fails, in place of a severity: every refused call that no change of what was learned explains."""
+
+
+_MARKUP = "\\`*_{}[]<>#|!~&@:/\"'"
 
 
 def fails(record: DriftRecord, fail_on: str) -> bool:
@@ -91,7 +96,7 @@ def drift_junit(report: DriftReport, name: str, *, fail_on: str) -> str:
     failing = [r for r in report if fails(r, fail_on)]
     counts = {"tests": str(len(report) + 1), "failures": str(len(failing)), "errors": "0"}
     suites = Xml.Element("testsuites", counts)
-    suite = Xml.SubElement(suites, "testsuite", {"name": f"drift of {name}", **counts})
+    suite = Xml.SubElement(suites, "testsuite", {"name": _printable(f"drift of {name}"), **counts})
     summary = Xml.SubElement(suite, "testcase", {"classname": "drift", "name": "evidence compared"})
     Xml.SubElement(summary, "system-out").text = _printable(drift_summary(report))
     for record in report:
@@ -120,7 +125,11 @@ def drift_markdown(report: DriftReport, name: str, *, fail_on: str) -> str:
         fail_on: what fails, see `fails`; how many do is in the first line.
     """
     failing = sum(fails(r, fail_on) for r in report)
-    lines = [f"### Drift of `{name}`", "", f"{drift_summary(report)}; {counted(failing, 'difference')} fail."]
+    lines = [
+        f"### Drift of {_code(name)}",
+        "",
+        f"{drift_summary(report)}; {counted(failing, 'difference')} fail.",
+    ]
     shown = [r for r in report if r.kind != "unused_rule"]
     if shown:
         lines += ["", "| severity | kind | call | program | times | cause |", "|---|---|---|---|---|---|"]
@@ -136,7 +145,7 @@ def drift_markdown(report: DriftReport, name: str, *, fail_on: str) -> str:
         where = witness_text(r.witness)
         if where:
             lines += [f"Seen: {_escape(where)}.", ""]
-        lines += ["To accept it, add:", "", "```yaml", r.edit.rstrip("\n"), "```", "", "</details>"]
+        lines += ["To accept it, add:", "", *_block(r.edit), "", "</details>"]
     unused = Counter(r.syscall for r in report if r.kind == "unused_rule")
     if unused:
         names = ", ".join(_code(str(call)) + (f" ({n} rules)" if n > 1 else "") for call, n in unused.items())
@@ -157,24 +166,36 @@ def _details(record: DriftRecord) -> str:
 
 
 def _printable(text: str) -> str:
-    # XML 1.0 has no way to write most control characters; program and thread names may hold any.
-    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
+    # XML 1.0 has no way to write U+FFFE, U+FFFF and most controls (production Char); printable shows those.
+    return re.sub("[\ufffe\uffff]", lambda found: f"\\u{ord(found[0]):04x}", printable(text))
 
 
 def _escape(text: str) -> str:
     # what a program is called must not become markup in somebody's pull request
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|!~" else c for c in _printable(text).replace("\n", " "))
+    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|!~&@" else c for c in _line(text))
 
 
 def _html(text: str) -> str:
-    from html import escape
+    # Markdown is read inside of HTML elements, too: what could begin something of either becomes an entity.
+    shown = "".join(f"&#{ord(c)};" if c in _MARKUP else c for c in _line(text))
+    return f"<code>{shown}</code>"
 
-    return f"<code>{escape(_printable(text))}</code>"
+
+def _line(text: str) -> str:
+    return _printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _code(text: str) -> str:
-    plain = _printable(text).replace("\n", " ").replace("|", "\\|")
-    if not plain:
+    plain = _line(text).replace("|", "\\|")
+    if not plain.strip():
         return ""
-    fence = "`" if "`" not in plain else "``"
-    return f"{fence}{plain}{fence}" if fence == "`" else f"{fence} {plain} {fence}"
+    # A span ends with as many backticks as it began with: one more than any run inside (CommonMark 6.1).
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", plain)), default=0))
+    return f"{fence}{plain}{fence}" if len(fence) == 1 else f"{fence} {plain} {fence}"
+
+
+def _block(text: str) -> list[str]:
+    # A fence is longer than any run of backticks inside (CommonMark 4.5).
+    shown = _printable(text).rstrip("\n")
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    return [f"{fence}yaml", shown, fence]

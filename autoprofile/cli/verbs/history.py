@@ -62,7 +62,8 @@ def command(
             hint=f"autoprofile history {profile} --record 'the reason' begins {history_file(profile)}",
         )
     if show is not None:
-        output.data(history.find(show).text)
+        # A rendered profile escapes control characters; a history file that holds some was changed by hand.
+        output.text(history.find(show).text)
         return
     is_current = history.newest is not None and history.newest.version == content_hash(now)
     if as_json:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from xml.etree import ElementTree as Xml
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from autoprofile.drift import SEVERITIES, compare
+from autoprofile.drift import SEVERITIES, DriftReport, compare
 from autoprofile.learn import learn
 from autoprofile.observations import ProgramId
+from autoprofile.printable import printable
 from autoprofile.report.ci import drift_junit, drift_markdown, drift_sarif, fails
 from tests.unit.learn.traces import observed, trace_of
 
@@ -65,3 +70,38 @@ def test_markdown_cannot_be_broken_by_a_program_name() -> None:
     assert len(rows) == 1 + sum(r.kind != "unused_rule" for r in REPORT)
     assert "to accept it" in text.lower()
     assert "Not used: `getuid()`" in text or "Not used: `getuid`" in text
+
+
+NASTY = st.text(
+    st.sampled_from("`|<>&[]()!*_#\\\n\t\x00\x1b\x85\x9b\u202e\u2066\udcff\ufffe\uffff") | st.characters(),
+    max_size=30,
+)
+
+
+@settings(max_examples=40)
+@given(NASTY, NASTY)
+def test_no_name_breaks_out_of_a_document(program: str, name: str) -> None:
+    """Whatever a program is called, XML stays well-formed, a table row one row, and no control goes raw."""
+    found = replace(
+        next(r for r in REPORT if r.kind == "new_syscall" and r.edit),
+        program=program,
+        why=f"{program} did it",
+        edit=f"x: {program}",
+        witness={"location": program},
+    )
+    report = DriftReport((found,), calls=1)
+    root = Xml.fromstring(drift_junit(report, name, fail_on="info"))
+    assert len(root.findall(".//failure")) == 1
+    text = drift_markdown(report, name, fail_on="info")
+    assert text == printable(text)
+    lines = text.split("\n")
+    start = lines.index("|---|---|---|---|---|---|")
+    assert lines[start + 1].startswith("| ")
+    assert lines[start + 2] == ""
+    assert (
+        len(re.findall(r"(?<!\\)\|", lines[start + 1])) == 7
+    )  # a backslash before a bar makes it text (GFM)
+    assert lines[0].startswith("### Drift of ")
+    fence = next(line.removesuffix("yaml") for line in lines if re.fullmatch("`{3,}yaml", line))
+    assert sum(line == fence for line in lines) == 1
+    assert text.rstrip().endswith("</details>")
