@@ -92,3 +92,22 @@ def test_runc_enforces_a_range_that_was_exported_as_blocks(tmp_path: Path) -> No
     )
     ran = contained(tmp_path, json.loads(made.content), "range", script)
     assert ran.stdout.split() == ["0755", "0777", "refused", "2700", "refused"], ran.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="running a container with runc needs root")
+@pytest.mark.parametrize("level", ["strict", "standard", "permissive"])
+def test_runc_starts_a_program_under_a_default_that_kills(tmp_path: Path, level: str) -> None:
+    """The runtime's own calls are in the export, and the filter fits into the kernel's limit."""
+    busybox = need_program("busybox", "busybox-static")
+    need_program("runc")
+    profile = tmp_path / "p.yaml"
+    autoprofile = [sys.executable, "-m", "autoprofile"]
+    subprocess.run(
+        [*autoprofile, "learn", "--level", level, "-o", str(profile), "--", busybox, "sh", "-c", "busybox echo inside"],
+        check=True, timeout=120, capture_output=True, env={**os.environ, "PWD": ""},
+    )  # fmt: skip
+    made = export_profile(Profile.load(profile), "oci")
+    seccomp = json.loads(made.content)
+    assert seccomp["defaultAction"] == "SCMP_ACT_KILL_PROCESS"
+    ran = contained(tmp_path, seccomp, level, "busybox echo inside")
+    assert (ran.returncode, ran.stdout) == (0, "inside\n"), ran.stderr
