@@ -48,7 +48,9 @@ def export_systemd(profile: Profile) -> Exported:
             notes.append(Note("narrowed", subject, "systemd knows calls by name only: refused"))
         elif rule.action.is_permitting:
             names.append(rule.syscall)
-            if rule.syscall != "socket":
+            if profile.default.is_permitting:
+                notes.append(Note("kept", subject, "the default allows it"))
+            elif rule.syscall != "socket":
                 notes.append(_allow_note(rule, subject))
         elif rule.comparators:
             notes.append(Note("impossible", subject, "systemd has no rule by argument: not refused"))
@@ -56,22 +58,33 @@ def export_systemd(profile: Profile) -> Exported:
             refused[rule.syscall] = rule.action
     lines = ["[Service]", "NoNewPrivileges=yes"]
     lines.append("SystemCallArchitectures=" + " ".join(_ARCH[arch] for arch in profile.arch))
-    allowed = sorted(set(names) - set(refused))
+    is_open = profile.default.is_permitting  # only refusals are listed then
+    allowed = [] if is_open else sorted(set(names) - set(refused))
     lines += [f"SystemCallFilter={name}" for name in allowed]
     added = sorted(set(_SYSTEMD_CALLS) - set(allowed) - set(refused))
-    if added:
+    if added and not is_open:
         notes.append(Note("added", ", ".join(added), "systemd always allows these"))
     for name, action in sorted(refused.items()):
         lines.append(f"SystemCallFilter=~{name}:{action if action.kind == 'errno' else 'kill'}")
-        notes.append(Note("kept", f"{name}: {action}"))
-    if profile.default.kind == "errno":
+        if is_open or action == profile.default:
+            how = "kept" if action.kind in {"errno", "kill_process"} else "narrowed"
+            notes.append(Note(how, f"{name}: {action}", "" if how == "kept" else "systemd kills"))
+        else:
+            # Beside a list of allowed calls, systemd (seccomp-util.c) has one answer to all others.
+            notes.append(Note("narrowed", f"{name}: {action}", f"answered as all others: {profile.default}"))
+    if is_open:
+        same = profile.default.kind == "allow"
+        detail = "" if same else "allowed without a line in the log"
+        notes.append(Note("kept" if same else "impossible", f"default {profile.default}", detail))
+    elif profile.default.kind == "errno":
         lines.append(f"SystemCallErrorNumber={profile.default}")
         notes.append(Note("kept", f"default {profile.default}"))
     elif profile.default.kind == "kill_process":
         notes.append(Note("kept", "default kill"))
     else:
         notes.append(Note("narrowed", f"default {profile.default}", "systemd kills"))
-    _families(profile, lines, notes)
+    if not is_open:
+        _families(profile, lines, notes)
     return Exported(("\n".join(lines) + "\n").encode(), tuple(notes))
 
 

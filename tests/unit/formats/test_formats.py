@@ -175,6 +175,16 @@ def test_systemd_keeps_families_and_says_what_it_widens() -> None:
     assert {note.subject.partition("(")[0] for note in made.notes if note.effect == "widened"} == {"socket"}
 
 
+def test_systemd_has_one_answer_beside_a_list_of_allowed_calls() -> None:
+    """The error of a refused call is not kept there, and a denylist stays one: both are said as they are."""
+    refused = SeccompRule("clone3", Action.errno("ENOSYS"))
+    made = export_profile(Profile(rules=(refused, SeccompRule("read", ALLOW))), "systemd")
+    assert [note.effect for note in made.notes if note.subject.startswith("clone3")] == ["narrowed"]
+    made = export_profile(Profile(mode="denylist", default=ALLOW, rules=(refused,)), "systemd")
+    assert made.is_exact
+    assert b"SystemCallFilter=~clone3:ENOSYS" in made.content
+
+
 def test_minijail_policy_lists_joint_tuples() -> None:
     """Sets multiply out into alternatives of one line."""
     text = export_profile(
