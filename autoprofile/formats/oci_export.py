@@ -16,7 +16,7 @@ from autoprofile.errors import ProfileError
 from autoprofile.formats.cover import TOO_LARGE, Call
 from autoprofile.formats.fidelity import Exported, Note
 from autoprofile.formats.oci_schema import OPERATORS
-from autoprofile.profile import Action, Arg, Profile, SeccompRule
+from autoprofile.profile import ANY, Action, Arg, Profile, SeccompRule
 from autoprofile.profile.wording import arg_name, rule_text
 
 if TYPE_CHECKING:
@@ -236,9 +236,9 @@ def _note_multiplexed(profile: Profile, syscall: str, call: Call, notes: list[No
     if "i386" not in profile.arch or not call.indexes:
         return
     for outer, inner in _MULTIPLEXED.items():
-        if syscall in inner and not all(
-            one.action.is_permitting for one in profile.rules_for("i386", outer)[:1]
-        ):
+        rules = profile.rules_for("i386", outer)
+        passes = bool(rules) and all(one.action.is_permitting for one in rules) and rules[0].args is ANY
+        if syscall in inner and not passes:
             detail = f"on i386 libseccomp also lets {outer} pass for it, and that with any arguments"
             notes.append(Note("widened", syscall, detail))
 

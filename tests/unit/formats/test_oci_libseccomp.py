@@ -168,3 +168,13 @@ def test_nobody_asks_in_a_container() -> None:
     made = export_profile(profile, "oci")
     assert json.loads(made.content)["defaultErrnoRet"] == 38
     assert [note.effect for note in made.notes if note.subject.startswith("default")] == ["narrowed"]
+
+
+def test_what_libseccomp_adds_on_i386_is_said() -> None:
+    """A constrained socket lets socketcall(SYS_SOCKET) pass with any arguments there."""
+    rule = SeccompRule("socket", ALLOW, (Arg(0, "eq", 1, width=32),))
+    content, notes = document(Profile(arch=("x86_64", "i386"), rules=(rule,)))
+    program = build(content)
+    assert program is not None
+    assert program.simulate("i386", 102, (1, 0)) == ALLOW
+    assert [note.subject for note in notes if note.effect == "widened"] == ["socket"]
