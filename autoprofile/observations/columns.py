@@ -244,7 +244,7 @@ def read_parquet(path: Path) -> Trace:
     except OSError as error:
         raise AutoprofileError(f"cannot read the trace: {error.strerror}", where=where) from error
     try:
-        # Without threads: those of Arrow's that have just begun abort a process that ends then ("terminate called
+        # Without threads: Arrow's that have just begun abort a process that ends then ("terminate called
         # without an active exception"), one in ten that had only an error to report.
         table = pq.ParquetFile(pa.BufferReader(raw), pre_buffer=False).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
