@@ -11,7 +11,11 @@ from autoprofile.observations import LossLedger, Observation, ProgramId, Trace, 
 u64 = st.integers(0, 2**64 - 1)
 counts = st.integers(0, 2**63)
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
-paths = text | st.binary(min_size=1, max_size=6).map(os.fsdecode) | st.text("\\x5cf/\udcff", min_size=1, max_size=8)
+paths = (
+    text
+    | st.binary(min_size=1, max_size=6).map(os.fsdecode)
+    | st.text("\\x5cf/\udcff", min_size=1, max_size=8)
+)
 
 observations = st.builds(
     Observation,
