@@ -200,7 +200,7 @@ def test_deep_nesting_is_one_error_and_no_crash(text: str, tmp_path: Path) -> No
         cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 125, done.returncode
-    assert "levels of nesting" in done.stderr
+    assert "nesting" in done.stderr  # in our words, or in those of a libyaml that has a limit of its own
     assert "deep.yaml:" in done.stderr
 
 
