@@ -29,7 +29,7 @@ __all__ = ["Supervision", "new_metrics", "supervision_options"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
-_SIZE = re.compile(r"(\d+)\s*([kKMG]?)(?:i?B)?")
+_SIZE = r"(\d+)\s*([kKMG]?)(?:i?B)?"
 _UNITS = {"": 1, "k": 1 << 10, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MIN_SIZE = 64 << 10
 
@@ -40,7 +40,7 @@ class _Size(click.ParamType[int]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        match = _SIZE.fullmatch(value)
+        match = re.fullmatch(_SIZE, value)
         if match is None:
             self.fail(f"{value!r} is no size: give bytes, or a number with k, M or G", param, ctx)
         size = int(match[1]) * _UNITS[match[2]]

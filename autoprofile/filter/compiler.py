@@ -13,7 +13,6 @@ from autoprofile.abi.syscalls import display_name, newest_nr, syscall_nr
 from autoprofile.errors import AutoprofileError
 from autoprofile.filter import opcodes as op
 from autoprofile.filter.assemble import assemble
-from autoprofile.filter.divide import divided
 from autoprofile.filter.layout import lay_out
 from autoprofile.filter.limits import MOST_CONVERTED, stacked_length
 from autoprofile.filter.lower import Call, Decision, lower_arch
@@ -319,6 +318,8 @@ class _Bins(NamedTuple):
     least: int
 
     def packed(self, fill: int) -> list[dict[Key, Call]]:
+        from autoprofile.filter.divide import divided  # few profiles are that large
+
         # What each filter decides, that of the last one first. First fit, the largest first; calls that are
         # decided by the same code go together.
         together: dict[NodeId, set[Key]] = {}

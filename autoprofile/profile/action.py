@@ -46,7 +46,7 @@ _WORDS: Final = {
     "log": "log",
     "allow": "allow",
 }
-_WITH_DATA: Final = re.compile(r"(errno|trap|trace)\((0|[1-9][0-9]{0,4})\)")
+_WITH_DATA: Final = r"(errno|trap|trace)\((0|[1-9][0-9]{0,4})\)"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -110,7 +110,7 @@ class Action:
             return cls("errno", 1)
         if text in _WORDS:
             return cls(_WORDS[text])
-        if match := _WITH_DATA.fullmatch(text):
+        if match := re.fullmatch(_WITH_DATA, text):
             return cls(match[1], int(match[2]))
         if re.fullmatch(r"E[A-Z0-9]+", text):
             return cls.errno(text)

@@ -22,7 +22,7 @@ _COUNTS: Final = re.compile(
     r"(?:first=(?P<first>[0-9]{1,20}(?:\.[0-9]{1,20})?)s(?:\s+|$|(?=;)))?"
     r"(?:;\s*)?(?P<reason>.*)"
 )
-_LOOKS_COUNTED: Final = re.compile(r"count=|processes=|first=|;|\s")
+_LOOKS_COUNTED: Final = r"count=|processes=|first=|;|\s"
 
 
 def evidence_from_comment(comment: str) -> Evidence | None:
@@ -55,7 +55,7 @@ def evidence_text(evidence: Evidence | None) -> str:
     counted = " ".join(parts)
     # A comment is one line of printable text.
     reason = " ".join("".join(c if c.isprintable() else " " for c in evidence.reason or "").split())
-    if reason and (counted or _LOOKS_COUNTED.match(reason)):
+    if reason and (counted or re.match(_LOOKS_COUNTED, reason)):
         return f"{counted}; {reason}"
     return counted or reason
 

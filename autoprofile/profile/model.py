@@ -17,7 +17,6 @@ from autoprofile.abi.syscalls import display_name, syscall_name, syscall_nr
 from autoprofile.errors import AutoprofileError, ProfileError, UsageError
 from autoprofile.profile.action import Action
 from autoprofile.profile.canonical import arches_with, canonical_rules, check_number, unknown_syscall
-from autoprofile.profile.wording import arg_name, comparator_text, rule_text, value_text
 
 if TYPE_CHECKING:
     import os
@@ -351,6 +350,8 @@ def _arch_of_number(arch: str, nr: int, *, is_asked: bool) -> str:
 
 
 def _why_matched(arch: str, rule: SeccompRule, rules: tuple[SeccompRule, ...]) -> str:
+    from autoprofile.profile.wording import rule_text  # for whom asks why; enforcing starts quicker without
+
     text = rule_text(arch, rule)
     others = len(rules) - 1
     return f"rule {text}" + (f" (one of {len(rules)} rules of {rule.syscall})" if others else "")
@@ -359,6 +360,8 @@ def _why_matched(arch: str, rule: SeccompRule, rules: tuple[SeccompRule, ...]) -
 def _why_default(
     arch: str, nr: int, args: Sequence[int], rules: tuple[SeccompRule, ...], profile: Profile
 ) -> str:
+    from autoprofile.profile.wording import arg_name, comparator_text, value_text
+
     name = display_name(arch, nr)
     tail = f"default {profile.default}"
     if not rules:
