@@ -150,13 +150,17 @@ def call_groups(observations: Iterable[Observation]) -> tuple[CallGroup, ...]:
         tuples = gathered[key]
         if values not in tuples:
             tuples[values] = _Gather()
-        tuples[values].add(o, specs)
+        tuples[values].add(o, specs, returns=syscall_name(o.arch, o.nr) not in _RESTORES)
     groups = []
     for arch, nr in sorted(gathered, key=lambda k: (arch_rank(k[0]), k[1])):
         tuples = gathered[arch, nr]
         seen = tuple(tuples[v].seen(v) for v in sorted(tuples, key=_sort_key))
         groups.append(CallGroup(arch, nr, syscall_name(arch, nr), specs_of[arch, nr], seen))
     return tuple(groups)
+
+
+_RESTORES = frozenset({"rt_sigreturn", "sigreturn"})
+"""What these "return" is the register of the interrupted code, restored: no result (sigreturn(2))."""
 
 
 class _Gather:
@@ -171,7 +175,7 @@ class _Gather:
         self.errors: set[str] = set()
         self.unrecorded: set[int] = set()
 
-    def add(self, o: Observation, specs: Sequence[ArgSpec]) -> None:
+    def add(self, o: Observation, specs: Sequence[ArgSpec], *, returns: bool) -> None:
         self.count += o.count
         unit = (o.run, o.program.path)
         # Two observations of one canonical tuple (they differ in an argument that is not read, or in the
@@ -179,9 +183,11 @@ class _Gather:
         self.processes[unit] = max(self.processes.get(unit, 0), o.processes)
         self.first_ns = o.first_ns if self.first_ns is None else min(self.first_ns, o.first_ns)
         # one source that records no results makes the sum unknown
-        self.ok = None if self.ok is None or o.ok is None else self.ok + o.ok
-        self.failed = None if self.failed is None or o.failed is None else self.failed + o.failed
-        self.errors |= o.error_names
+        is_known = returns and None not in (o.ok, o.failed)
+        self.ok = self.ok + (o.ok or 0) if is_known and self.ok is not None else None
+        self.failed = self.failed + (o.failed or 0) if is_known and self.failed is not None else None
+        if returns:
+            self.errors |= o.error_names
         self.unrecorded.update(s.index for s in specs if o.args[s.index] is None)
 
     def seen(self, values: Values) -> SeenTuple:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from autoprofile.abi.families import ENOSYS_FALLBACK
 from autoprofile.abi.syscalls import syscall_name, syscall_nr
+from autoprofile.learn.baseline import BASELINE
 from autoprofile.learn.calls import failed_only
 from autoprofile.learn.risks import conditions
 from autoprofile.learn.strict import arch_limit, evidence_of
@@ -84,8 +85,11 @@ def _falls_back(name: str | None) -> bool:
 def always_failed(group: CallGroup, arches: Sequence[str]) -> SeccompRule | None:
     """Return the rule that denies a call with the one error it always met, or None.
 
+    A call of the baseline is never denied: the kernel makes the process issue it, and no error is an answer.
     narrows: where the error came from missing privilege, a run with more privilege will still be refused.
     """
+    if group.name in {entry.syscall for entry in BASELINE}:
+        return None
     error = failed_only(group.tuples)
     if error not in FINAL_ERRORS:
         return None

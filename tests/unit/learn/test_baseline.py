@@ -6,7 +6,7 @@ import pytest
 
 from autoprofile.abi.arch import ARCHES
 from autoprofile.abi.syscalls import syscall_nr
-from autoprofile.learn import BASELINE, baseline, learn
+from autoprofile.learn import BASELINE, baseline, infer, learn
 from autoprofile.profile import ANY, Action
 from tests.unit.learn.traces import observed, trace_of
 
@@ -48,3 +48,20 @@ def test_the_baseline_holds_only_what_it_must() -> None:
     """Nothing but signal return, restart and exit is allowed without having been seen."""
     profile = learn(trace_of(observed("getpid")))
     assert profile.syscalls("x86_64") == {"getpid", "rt_sigreturn", "restart_syscall", "exit", "exit_group"}
+
+
+@pytest.mark.parametrize("level", ["strict", "standard", "permissive"])
+@pytest.mark.parametrize("name", ["rt_sigreturn", "restart_syscall"])
+def test_a_baseline_call_is_never_denied_for_its_result(level: str, name: str) -> None:
+    """The kernel makes the process issue it: an error that it always met is no reason to deny it."""
+    seen = observed(name, ok=0, failed=3, last_return="EPERM", count=3)
+    found = infer(trace_of(seen, observed("getpid")), level=level)
+    assert found.profile.decide(name).action == Action.ALLOW
+    assert not any(name in note for note in found.notes)
+
+
+def test_the_return_from_a_handler_has_no_result() -> None:
+    """rt_sigreturn restores a register of the interrupted code: that is no error of its own to tell of."""
+    profile = learn(trace_of(observed("rt_sigreturn", ok=0, failed=1, last_return="EINTR")))
+    reasons = {r.syscall: r.evidence.reason for r in profile.rules if r.evidence}
+    assert reasons["rt_sigreturn"] is None
