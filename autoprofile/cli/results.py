@@ -197,8 +197,16 @@ class Plan:
             raise failures[0]
         if self._unfinished is not None:
             self._unfinished.path.unlink(missing_ok=True)
+        self._tell_decided(inference, profile, before)
         self._summarise(profile, before, trace)
         self._tell_constraints(inference)
+
+    def _tell_decided(self, inference: Inference, written: Profile, before: Profile | None) -> None:
+        # What was widened may have decided otherwise before: only what stands in the file is told.
+        for one in inference.decided:
+            told = one if before is None else one.among(written.rules)
+            if told is not None:
+                self._output.note(str(told))
 
     def _tell_losses(self, trace: Trace) -> None:
         # What was lost is known better than by its number: a line of a log, a program.
@@ -277,17 +285,22 @@ class Plan:
         if profile.default.kind == "allow":
             what = f"{counted(len(refused), 'syscall')} refused, at least with some arguments"
         cut = trace.ledger.entries.get("interrupted", 0)  # of that no call was lost
-        self._output.note(
-            f"wrote {self._target}: {what}; {counted(trace.events, 'call')} of"
-            f" {counted(trace.process_count, 'process', 'processes')} seen, {trace.ledger.total - cut} lost"
-            + (", interrupted" if cut else "")
+        seen = (
+            f"{counted(trace.events, 'call')} of {counted(trace.process_count, 'process', 'processes')} seen,"
+            f" {trace.ledger.total - cut} lost" + (", interrupted" if cut else "")
         )
-        if before is not None:
+        learned = profile.learned
+        if before is None:
+            self._output.note(f"wrote {self._target}: {what}; {seen}")
+        else:
             from autoprofile.profile.diff import diff
 
+            self._output.note(f"wrote {self._target}: {what}")
             widened = sum(change.kind == "widened" for change in diff(before, profile))
-            self._output.note(f"it was widened in {counted(widened, 'place')}")
-        learned = profile.learned
+            added = f"it was widened in {counted(widened, 'place')}" if widened else "nothing was added"
+            own = "this run" if trace.meta.runs == 1 else f"these {trace.meta.runs} runs"
+            total = "" if learned is None else f"; the profile: {counted(learned.runs, 'run')}"
+            self._output.note(f"{added}; {own}: {seen}{total}")
         if learned is not None and learned.unseen is not None and learned.left_out is not None:
             self._output.note(
                 f"chance that another run needs something unseen: {learned.unseen:.1%};"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from autoprofile.learn.baseline import BASELINE, BaselineEntry, baseline
 from autoprofile.learn.completeness import Completeness, LeftOut
 from autoprofile.learn.infer import Inference, infer, learn
+from autoprofile.learn.levels import Decided
 from autoprofile.learn.modes import DEFAULTS
 from autoprofile.learn.price import Constraint
 from autoprofile.profile.model import LEVELS, MODES
@@ -21,6 +22,7 @@ __all__ = [
     "BaselineEntry",
     "Completeness",
     "Constraint",
+    "Decided",
     "Inference",
     "LeftOut",
     "baseline",

@@ -32,6 +32,7 @@ __all__ = [
     "always_failed",
     "is_answered",
     "is_missed",
+    "is_replaced",
     "opaque",
     "spare_jit",
 ]
@@ -47,7 +48,7 @@ _LIBC_FALLS_BACK = frozenset({"clone3"})
 openat2: a program that does would have to have a way of its own without it."""
 
 JIT_LIBRARIES: Mapping[str, str] = {
-    "libpcre2-": "pcre2 falls back to its interpreter (measured with grep -P)"
+    "libpcre2-": "libpcre2 goes on without, git before 2.40 does not"  # measured: grep -P, git grep -P
 }
 """Libraries that compile at run time and can go on without memory to run fresh code from: start of the file's
 name, and what they do then. Most programs go along; git did not before 2.40, and ends with an error."""
@@ -65,7 +66,7 @@ def is_answered(decision: Decision, o: Observation) -> bool:
     if o.only_error == error:
         return True
     name = syscall_name(o.arch, o.nr)
-    return error == "ENOSYS" and name in ENOSYS_FALLBACK and _falls_back(name)
+    return error == "ENOSYS" and name in ENOSYS_FALLBACK and is_replaced(name)
 
 
 def is_missed(profile: Profile, decision: Decision) -> bool:
@@ -78,7 +79,8 @@ def is_missed(profile: Profile, decision: Decision) -> bool:
     return decision.rule is None and decision.action.kind == "log" and profile.mode != "denylist"
 
 
-def _falls_back(name: str | None) -> bool:
+def is_replaced(name: str | None) -> bool:
+    """Tell whether libc goes on without this call, so that ENOSYS costs nothing: not so for openat2."""
     return name not in CHECKABLE or name in _LIBC_FALLS_BACK
 
 
@@ -103,7 +105,7 @@ def opaque(group: CallGroup, arches: Sequence[str]) -> SeccompRule | None:
     narrows: a program that makes the call itself, and has no fallback, loses it.
     """
     sibling = CHECKABLE.get(group.name or "")
-    if sibling is None or not _falls_back(group.name) or syscall_nr(group.arch, sibling) is None:
+    if sibling is None or not is_replaced(group.name) or syscall_nr(group.arch, sibling) is None:
         return None
     evidence = evidence_of(
         group.tuples, f"its flags lie behind a pointer; libc falls back to {sibling}, which is checked"

@@ -16,7 +16,7 @@ from autoprofile.learn.calls import arch_rank, call_groups
 from autoprofile.learn.completeness import Completeness, completeness
 from autoprofile.learn.evidence import CONFIDENCE
 from autoprofile.learn.generalise import Policy
-from autoprofile.learn.levels import Leveled, rules_of_level
+from autoprofile.learn.levels import Decided, Leveled, rules_of_level
 from autoprofile.learn.modes import DEFAULTS, rules_of_mode
 from autoprofile.learn.price import WORTH
 from autoprofile.profile.model import LEVELS, MODES, Learned, Profile, Program
@@ -40,16 +40,18 @@ class Inference:
 
     Args:
         profile: the result.
-        notes: things a reader must know, most important first: what was lost, left out or widened.
+        notes: what was lost or left out: things to be warned of, most important first.
         completeness: how much of the program's needs the trace has shown.
         constraints: what each constraint shuts out and costs, kept or dropped; empty at strict, which weighs
             none.
+        decided: what the level decided without having seen it, and by which rules.
     """
 
     profile: Profile
     notes: tuple[str, ...]
     completeness: Completeness
     constraints: tuple[Constraint, ...] = ()
+    decided: tuple[Decided, ...] = ()
 
 
 class Options(TypedDict, total=False):
@@ -168,9 +170,10 @@ def infer(
     leveling = leveled(trace.observations)
     return Inference(
         profile(leveling, _learned(trace, estimate)),
-        (*_notes(trace, arches), *_evidence_notes(runs, leveling.units, policy), *leveling.notes),
+        _notes(trace, arches),
         estimate,
         tuple(leveling.constraints),
+        (*_thin_evidence(runs, leveling.units, policy), *leveling.decided),
     )
 
 
@@ -223,13 +226,12 @@ def _binaries(trace: Trace) -> dict[str, str]:
     return {path: found[path] for path in sorted(found) if path.startswith("/") and path.isprintable()}
 
 
-def _evidence_notes(runs: int, units: int, policy: Policy) -> tuple[str, ...]:
+def _thin_evidence(runs: int, units: int, policy: Policy) -> tuple[Decided, ...]:
     # widens: with too little evidence every constraint takes its widest form
     if policy.level == "strict" or units > 1:
         return ()
-    seen = "one run says" if runs == 1 else f"{runs} runs that made the very same calls say"
-    widest = f"at level {policy.level} every constraint takes its widest form, all but the risks not seen"
-    return (f"{seen} nothing about what varies: {widest}; learn from runs that do different things",)
+    seen = "only one run" if runs == 1 else f"{runs} runs made the very same calls"
+    return (Decided(f"{seen}: arguments stay open except for unseen risks; add runs that differ (--merge)"),)
 
 
 def _notes(trace: Trace, arches: Sequence[str]) -> tuple[str, ...]:

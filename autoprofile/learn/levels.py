@@ -15,7 +15,7 @@ from autoprofile.abi.signatures import constrained_args
 from autoprofile.abi.syscalls import syscall_nr
 from autoprofile.learn.calls import CallGroup, distinct_runs
 from autoprofile.learn.companions import companion_rules, companions_of
-from autoprofile.learn.denied import CHECKABLE, always_failed, opaque, spare_jit
+from autoprofile.learn.denied import CHECKABLE, always_failed, is_replaced, opaque, spare_jit
 from autoprofile.learn.essentials import essential_rules, lookup_errors
 from autoprofile.learn.generalise import Policy, generalise, open_shapes
 from autoprofile.learn.risks import conditions
@@ -30,7 +30,31 @@ if TYPE_CHECKING:
 
     from autoprofile.learn.price import Constraint
 
-__all__ = ["Leveled", "rules_of_level"]
+__all__ = ["Decided", "Leveled", "rules_of_level"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Say one thing that was decided without being seen, and by which rules.
+
+    Args:
+        text: for people.
+        rules: those that do it; empty where it is about the evidence as a whole.
+        is_list: whether what the rules answer is to follow the text.
+    """
+
+    text: str
+    rules: tuple[SeccompRule, ...] = ()
+    is_list: bool = False
+
+    def __str__(self) -> str:
+        answers = sorted({f"{r.syscall} with {r.action}" for r in self.rules}) if self.is_list else []
+        return self.text + (f": {', '.join(answers)}" if answers else "")
+
+    def among(self, rules: Sequence[SeccompRule]) -> Decided | None:
+        """Return what of it holds in a profile of these rules, None when nothing does."""
+        own = tuple(rule for rule in self.rules if rule in rules)
+        return replace(self, rules=own) if own else None
 
 
 @dataclass(slots=True)
@@ -40,13 +64,13 @@ class Leveled:
     Args:
         rules: of the level.
         constraints: those weighed.
-        notes: what a reader must know.
+        decided: what a reader must know of them.
         units: runs that differ from each other; 0 at strict, which counts none.
     """
 
     rules: list[SeccompRule] = field(default_factory=list)
     constraints: list[Constraint] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    decided: list[Decided] = field(default_factory=list)
     units: int = 0
 
 
@@ -77,6 +101,8 @@ def rules_of_level(
     groups = [g for g in groups if g.arch in arches]
     if policy.level == "strict":
         result.rules = strict_rules(groups, arches)
+        for group in groups:
+            result.decided += _unchecked(group, result.rules, policy)
         return result
     same = distinct_runs(groups)
     result.units = len(set(same.values()))
@@ -85,13 +111,11 @@ def rules_of_level(
     for group in groups:
         failed = always_failed(group, arches) if deny_failed else None
         hidden = opaque(group, arches) if deny_opaque else None
-        if group.name in CHECKABLE and failed is None and hidden is None:
-            result.notes.append(f"{group.name} is allowed with any flags: they lie behind a pointer")
         rule = failed or hidden
         if rule is not None:
             result.rules.append(rule)
             why = rule.evidence.reason if rule.evidence else ""
-            result.notes.append(f"{group.syscall} is answered with {rule.action}: {why}")
+            result.decided.append(Decided(f"{group.syscall} is answered with {rule.action}: {why}", (rule,)))
             sibling = CHECKABLE.get(group.name or "")
             if hidden is not None and sibling is not None and (group.arch, sibling) not in allowed:
                 allowed.add((group.arch, sibling))
@@ -103,13 +127,15 @@ def rules_of_level(
             group, arch_limit(group.arch, arches), same, group.count / total, policy
         )
         result.rules += rules
+        result.decided += _unchecked(group, rules, policy)
         if constraint is not None:
             result.constraints.append(constraint)
     jit = spare_jit(groups, arches, libraries)
     result.rules += jit
-    result.notes += [
-        f"{r.syscall} is answered with {r.action} for {r.evidence.reason}" for r in jit if r.evidence
-    ]
+    if jit:
+        causes = sorted({(r.evidence.reason or "").partition("; ")[2] for r in jit if r.evidence})
+        text = f"writable and executable memory is refused with {jit[0].action}"
+        result.decided.append(Decided(f"{text} (not seen; {', '.join(causes)}; --no-jit-error)", tuple(jit)))
     result.rules += baseline_rules(groups, arches)
     allowed |= {
         (arch, r.syscall) for r in result.rules for arch in (r.arch or arches) if isinstance(r.syscall, str)
@@ -132,12 +158,21 @@ def rules_of_level(
         if deny_lookups:
             errors = lookup_errors(arch, arches, seen, result.rules, policy.level)
             result.rules += errors
-            answers = sorted({f"{r.syscall} with {r.action}" for r in errors})
-            if answers:
-                result.notes.append(
-                    f"lookups of names or locales that were not seen are answered: {', '.join(answers)}"
-                )
+            if errors:
+                text = "lookups of names or locales, which were not seen, are answered"
+                result.decided.append(Decided(text, tuple(errors), is_list=True))
     return result
+
+
+def _unchecked(group: CallGroup, rules: Sequence[SeccompRule], policy: Policy) -> list[Decided]:
+    # widens: a call whose flags no filter reads passes with all of them
+    own = tuple(r for r in rules if r.syscall == group.name and r.action.is_permitting)
+    if group.name not in CHECKABLE or not own:
+        return []
+    text = f"{group.name} is allowed with any flags: they lie behind a pointer"
+    if policy.level == "strict" and group.name in ENOSYS_FALLBACK and is_replaced(group.name):
+        text += f"; at --level standard libc is sent to {CHECKABLE[group.name]} instead"
+    return [Decided(text, own)]
 
 
 def _checkable(rule: SeccompRule) -> SeccompRule:

@@ -440,3 +440,26 @@ def test_what_is_merged_is_learned_as_the_profile_is(tmp_path: Path) -> None:
     strict = autoprofile("learn", "-o", "s.yaml", "--from-trace", "other.parquet", cwd=tmp_path)
     assert strict.returncode == 0
     assert Profile.load(tmp_path / "s.yaml").decide("timerfd_create", "CLOCK_REALTIME").action != Action.ALLOW
+
+
+def test_a_merge_tells_what_holds_in_the_profile_that_is_written(tmp_path: Path) -> None:
+    """A refusal that the profile before does not have is not told; nor is nothing called a widening."""
+    connects = [observed("connect", run=run) for run in range(3)]
+    trace_of(*connects, *(observed("openat", 0, 0, 0, run=run) for run in range(3))).save(
+        tmp_path / "a.parquet"
+    )
+    trace_of(observed("openat", 0, 0, 0)).save(tmp_path / "b.parquet")
+    words = ["learn", "--level", "standard", "-o", "t.yaml", "--from-trace"]
+    alone = autoprofile(*words[:-2], "b.yaml", "--from-trace", "b.parquet", cwd=tmp_path)
+    assert "connect with EACCES" in alone.stderr
+    assert "only one run: arguments stay open" in alone.stderr
+    assert "warning" not in alone.stderr
+    assert autoprofile(*words, "a.parquet", cwd=tmp_path).returncode == 0
+    merged = autoprofile(*words, "b.parquet", "--merge", cwd=tmp_path)
+    assert merged.returncode == 0, merged.stderr
+    assert Profile.load(tmp_path / "t.yaml").decide("connect").action == Action.ALLOW
+    assert "connect with" not in merged.stderr
+    assert "only one run" not in merged.stderr
+    assert "; this run: 1 call of 1 process seen, 0 lost; the profile: 4 runs" in merged.stderr
+    again = autoprofile(*words, "b.parquet", "--merge", cwd=tmp_path)
+    assert "nothing was added; this run" in again.stderr
