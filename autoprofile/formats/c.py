@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from autoprofile.filter import compile_profile
 from autoprofile.filter.newer import answer_beyond, with_fallbacks
 from autoprofile.formats.fidelity import Exported, Note
+from autoprofile.formats.launcher import launcher_note
 
 if TYPE_CHECKING:
     from autoprofile.filter import Program
@@ -43,4 +44,6 @@ def c_array(*programs: Program) -> str:
 def export_c(profile: Profile) -> Exported:
     """Return the C source of a profile's filter."""
     program = compile_profile(with_fallbacks(profile), beyond=answer_beyond(profile))
-    return Exported(c_array(program).encode(), (Note("kept", f"{len(profile.rules)} rules, all of them"),))
+    launch = launcher_note(profile)
+    notes = (Note("kept", f"{len(profile.rules)} rules, all of them"), *([launch] if launch else []))
+    return Exported(c_array(program).encode(), notes)

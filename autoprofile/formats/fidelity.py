@@ -5,6 +5,7 @@ A converter returns its document together with notes; a constraint without a not
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,12 +14,17 @@ from autoprofile.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["EFFECTS", "Exported", "Imported", "Note", "no_format"]
+__all__ = ["EFFECTS", "Exported", "Imported", "Note", "grouped", "no_format"]
 
 #: What became of a constraint, best first. ``kept``: it means the same. ``added``: more calls pass,
 #: because the format's runtime needs them. ``narrowed``: fewer calls pass. ``widened``: more calls pass.
 #: ``impossible``: it is not there.
 EFFECTS: Final = ("kept", "added", "narrowed", "widened", "impossible")
+
+#: How many names a group of notes lists before it only counts them.
+_MAX_NAMES: Final = 16
+# The argument a detail begins with is one note's own; the reason after it is what notes share.
+_ARGUMENT: Final = re.compile(r"argument \d+: ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,33 @@ class Imported:
 
     profile: Any
     notes: tuple[Note, ...]
+
+
+def grouped(notes: Iterable[Note]) -> list[tuple[str, str, list[Note]]]:
+    """Return notes by effect and reason, in the order of each group's first.
+
+    Returns:
+        Of every group its effect, one line without that effect, and its notes, which are not lost: of a group
+        of one the line is all the note says, of a larger one it names the calls (at most 16, then how many
+        more) and says the reason once.
+    """
+    groups: dict[tuple[str, str], list[Note]] = {}
+    for note in notes:
+        groups.setdefault((note.effect, _ARGUMENT.sub("", note.detail, count=1)), []).append(note)
+    made = []
+    for (effect, reason), members in groups.items():
+        if len(members) == 1:
+            line = members[0].subject + (f": {members[0].detail}" if members[0].detail else "")
+        else:
+            subjects = list(dict.fromkeys(note.subject for note in members))
+            names = list(dict.fromkeys(subject.partition("(")[0] for subject in subjects))
+            head = f"{len(subjects)} rules: " if len(subjects) > len(names) or len(names) > _MAX_NAMES else ""
+            left = len(names) - _MAX_NAMES
+            listed = ", ".join(names if left <= 1 else names[:_MAX_NAMES])
+            line = f"{head}{listed}{f' and {left} more calls' if left > 1 else ''}"
+            line += f": {reason}" if reason else ""
+        made.append((effect, line, members))
+    return made
 
 
 def no_format(name: str, known: Iterable[str]) -> UsageError:

@@ -254,7 +254,7 @@ def _add_runtime(profile: Profile, calls: dict[str, Call], default: Action, note
         subject = rule_text(native, rule)
         if default.is_refusing and call.add(rule):
             calls[syscall] = call
-            detail = "the runtime starts the program with it, given noNewPrivileges"
+            detail = "needed by the runtime to start the program, given noNewPrivileges"
             notes.append(Note("added", subject, detail))
         refused = [action for action in call.answers_to(rule) if action.is_refusing]
         if refused and rule in _STARTING:

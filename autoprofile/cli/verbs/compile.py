@@ -52,10 +52,14 @@ def command(
     \b
       autoprofile compile web.yaml
       autoprofile compile web.yaml -o web.bpf && bwrap --seccomp 9 9<web.bpf …
+
+    bwrap and other launchers execute the program under its filter, so for them the profile has to allow
+    execve ('execve: any' under 'syscalls:'); a learned one does only where the program executes others.
     """  # noqa: D301 - \b is click's own mark
     from autoprofile.cli.inputs import read_profile
     from autoprofile.cli.programs import form_for, json_of, refuse_target_with_json, write_programs
     from autoprofile.filter import compile_stack
+    from autoprofile.formats.launcher import launcher_note
 
     output = output_of(ctx)
     if as_json:
@@ -73,3 +77,5 @@ def command(
         output.json("filter", {**json_of(programs[-1]), "filters": [json_of(p) for p in programs]})
         return
     write_programs(programs, form, target, output=output, force=force, ctx=ctx, profile=given)
+    if form != "asm" and (launch := launcher_note(given)) is not None:
+        output.note(f"note: {launch.subject}: {launch.detail}")

@@ -28,7 +28,8 @@ def command(
     """Write a profile for another tool, and say on stderr what that tool cannot hold of it.
 
     Every difference is listed: widened and added mean that more calls pass than the profile allows; added is
-    what the runtime itself needs to start the program. --json prints the report and the document instead.
+    what the runtime itself needs to start the program. Rules that differ for one reason share a line; -v says
+    each by itself. --json prints the report, each by itself, and the document instead.
 
     \b
       autoprofile export web.yaml --to oci -o web.json
@@ -38,9 +39,12 @@ def command(
     from autoprofile.cli.inputs import read_profile
     from autoprofile.errors import AutoprofileError
     from autoprofile.formats import export_profile
+    from autoprofile.formats.fidelity import grouped
+    from autoprofile.formats.launcher import launcher_note
 
     output = output_of(ctx)
-    made = export_profile(read_profile(profile), form)
+    given = read_profile(profile)
+    made = export_profile(given, form)
     lost = [note for note in made.notes if note.effect != "kept"]
     if exact and lost:
         raise AutoprofileError(
@@ -62,10 +66,20 @@ def command(
         notes = [note.to_dict() for note in made.notes]
         output.json("export", {"format": form, "document": text, "notes": notes, "exact": made.is_exact})
         return
+    for effect, line, members in grouped(lost):
+        # More passes than was asked for, and not for the runtime's sake: that is never silenced.
+        say = output.warn if effect in {"widened", "impossible"} else output.note
+        say(f"{effect}: {line}")
+        if len(members) > 1:
+            for note in members:
+                output.detail(f"  {note.effect}: {note.subject}: {note.detail}")
+    launch = launcher_note(given)
     for note in made.notes:
-        if note in lost:
-            output.warn(f"{note.effect}: {note.subject}: {note.detail}")
-        else:
+        if note == launch:
+            output.note(f"note: {note.subject}: {note.detail}")
+        elif note not in lost:
             output.detail(f"{note.effect}: {note.subject}{': ' + note.detail if note.detail else ''}")
     if not lost:
         output.note("exact: every constraint is kept")
+    elif output.verbosity == 0 and len(grouped(lost)) < len(lost):
+        output.note("-v lists every rule with what became of it")

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from autoprofile import ANY, Action, Arg, Profile, SeccompRule
 from autoprofile.abi.syscalls import syscall_nr
 from autoprofile.errors import ProfileError, UsageError
-from autoprofile.formats import EXPORTERS, export_profile, import_profile
+from autoprofile.formats import EXPORTERS, Note, export_profile, import_profile
+from autoprofile.formats.fidelity import grouped
 from autoprofile.formats.oci import import_oci
 from autoprofile.formats.oci_export import RUNTIME_RULES
 from autoprofile.formats.oci_schema import check_document
@@ -215,3 +216,47 @@ def test_bad_documents_are_refused_with_their_place() -> None:
         import_profile("kind: Pod", "kubernetes")
     with pytest.raises(UsageError, match="no format"):
         export_profile(Profile(), "selinux")
+
+
+def test_notes_of_one_effect_and_reason_make_one_line_and_lose_none() -> None:
+    """Thirty rules that lose their arguments are one line; each keeps its own note, and different reasons stay apart."""
+    calls = "accept4 access dup3 fcntl futex ioctl kill lseek madvise mkdir mprotect prctl recvfrom recvmsg"
+    calls += " rseq sendmsg shutdown wait4"
+    rules = tuple(
+        SeccompRule(name, ALLOW, (Arg(1, "eq", value),)) for name in calls.split() for value in (1, 2)
+    )
+    notes = export_profile(Profile(rules=rules), "systemd").notes
+    lost = [note for note in notes if note.effect != "kept"]
+    groups = grouped(lost)
+    assert [note for _, _, members in groups for note in members] == lost
+    effect, line, members = groups[0]
+    assert (effect, len(members)) == ("widened", len(rules))
+    assert line.startswith("36 rules: accept4, access, dup3,")
+    assert line.endswith(" and 2 more calls: to every call: systemd has no rule by argument")
+    notes = export_profile(Profile(rules=(SOCKET, RANGE)), "minijail").notes
+    narrowed = [note for note in notes if note.effect == "narrowed"]
+    assert len({note.detail.partition(": ")[0] for note in narrowed}) > 1  # of several arguments
+    reason = "compared whole, a dirty upper half no longer passes"
+    assert [line for _, line, _ in grouped(narrowed)] == [f"socket: {reason}"]
+    alone = Note("narrowed", "arch x32", "a policy is for one arch: killed")
+    assert grouped([alone]) == [("narrowed", "arch x32: a policy is for one arch: killed", [alone])]
+
+
+@pytest.mark.parametrize("form", ["raw", "c"])
+def test_a_filter_that_refuses_execve_says_that_launchers_need_it(form: str) -> None:
+    """Whatever refuses every execve is noted, nothing else is, and the export stays exact."""
+    some = (Arg(2, "eq", 1),)
+    refusing = [
+        Profile(rules=(SOCKET,)),
+        Profile(rules=(SOCKET, SeccompRule("execve", Action.errno("EPERM"))), default=ALLOW, mode="denylist"),
+        Profile(rules=(SeccompRule("execve", ALLOW, some), SeccompRule("execve", Action.errno("EPERM")))),
+    ]
+    allowing = [
+        Profile(rules=(SOCKET, SeccompRule("execve", ALLOW))),
+        Profile(rules=(SeccompRule("execve", Action.errno("EPERM"), some),), default=ALLOW, mode="denylist"),
+        Profile(rules=(SOCKET,), default=Action("log")),
+    ]
+    for profile, expected in [*((one, True) for one in refusing), *((one, False) for one in allowing)]:
+        made = export_profile(profile, form)
+        assert any(note.subject == "execve is not allowed" for note in made.notes) == expected, profile
+        assert made.is_exact
