@@ -158,12 +158,19 @@ class Plan:
 
         return keep
 
-    def write(self, trace: Trace, how: How) -> None:
+    def write(self, trace: Trace, how: How, *, is_watched: bool = False) -> None:
         """Infer the profile and write it, and the trace when asked.
+
+        Args:
+            trace: what was seen.
+            how: to infer.
+            is_watched: whether it is of what ran already, so that its start and end were not to be seen.
 
         Raises:
             AutoprofileError: a file could not be written; the hint says where its content was kept instead.
         """
+        from autoprofile.learn.infer import NOT_WHOLE
+
         failures: list[AutoprofileError] = []
         # The trace first: whatever inference may say about it, what was seen is not lost.
         if self.trace_file is not None:
@@ -175,7 +182,13 @@ class Plan:
                 kept = ""
         inference = how.infer(trace)
         for note in inference.notes:
-            self._output.warn(note)
+            if is_watched and note == NOT_WHOLE:
+                self._output.note(
+                    f"watched from outside{_span(trace)}: what the target did before and does after is not in"
+                    " the profile"
+                )
+            else:
+                self._output.warn(note)
         self._tell_losses(trace)
         if how.level != "strict" and how.deny_failed and all(o.ok is None for o in trace.observations):
             self._output.note(
@@ -320,6 +333,15 @@ class Plan:
         for one in inference.constraints:
             if one.kept or one.gain <= 0:
                 self._output.detail(f"{one.syscall}: {one.why}")
+
+
+def _span(trace: Trace) -> str:
+    start_s = trace.meta.start_time_s
+    if start_s is None:
+        return ""
+    times = (time.localtime(at) for at in (start_s, start_s + trace.meta.duration_ns / 1e9))
+    start, end = (time.strftime("%H:%M:%S", at) for at in times)
+    return f", from {start} to {end}"
 
 
 def _check_writable(path: Path) -> None:

@@ -47,11 +47,14 @@ _KINDS = ("pid", "cgroup", "container", "unit")
 def target_options(function: F) -> F:
     """Add ``--pid``, ``--cgroup``, ``--container`` and ``--unit``."""
     for option in (
-        click.option("--unit", metavar="NAME", help="Watch a running systemd unit."),
-        click.option("--container", metavar="ID", help="Watch a container, by its id or name."),
-        click.option("--cgroup", metavar="PATH", help="Watch a cgroup (v2) and those below it."),
+        click.option("--unit", metavar="NAME", help="Watch a running systemd unit (root)."),
+        click.option("--container", metavar="ID", help="Watch a container, by its id or name (root)."),
+        click.option("--cgroup", metavar="PATH", help="Watch a cgroup (v2) and those below it (root)."),
         click.option(
-            "--pid", type=click.IntRange(1), metavar="N", help="Watch a process, its threads and descendants."
+            "--pid",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Watch a process, its threads and descendants (root).",
         ),
     ):
         function = option(function)

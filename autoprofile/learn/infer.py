@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from autoprofile.observations import Observation, Trace
     from autoprofile.profile.action import Action
 
-__all__ = ["Inference", "infer", "learn", "program_of"]
+__all__ = ["NOT_WHOLE", "Inference", "infer", "learn", "program_of"]
+
+NOT_WHOLE = "the trace is incomplete: the program was not followed from its start to its end"
+"""The note on a trace that lost nothing, and yet is not all of the program."""
 
 LEFT_OUT_CALLS = 5
 """Calls of one left-out run that the profile names; the estimate holds all of them."""
@@ -240,7 +243,7 @@ def _notes(trace: Trace, arches: Sequence[str]) -> tuple[str, ...]:
         what = ", ".join(f"{reason}: {n}" for reason, n in sorted(trace.ledger.entries.items()))
         notes.append(f"the trace is incomplete ({what}): the program may need more than the profile allows")
     elif not trace.meta.complete:
-        notes.append("the trace is incomplete: the program was not followed from its start to its end")
+        notes.append(NOT_WHOLE)
     for arch in sorted({o.arch for o in trace.observations} - set(arches)):
         calls = sum(o.count for o in trace.observations if o.arch == arch)
         # narrows: nothing can be allowed for an arch that the filter does not know

@@ -66,7 +66,7 @@ def clone_bypass(profile: Profile) -> Iterator[Finding]:
                 f"{said}, but clone3 may have any flag: its flags lie behind a pointer, which a filter "
                 "cannot read",
                 ("clone", "clone3"),
-                "deny clone3 with ENOSYS: libc falls back to clone"
+                "deny clone3 with ENOSYS (`deny: {clone3: ENOSYS}`): libc falls back to clone"
                 + (
                     ""
                     if is_open

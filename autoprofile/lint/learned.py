@@ -60,9 +60,11 @@ def incomplete_learning(profile: Profile) -> Iterator[Finding]:
             "unfinished-learning",
             "medium",
             "learning did not follow the program to its end",
-            "the run was cut short: calls that come later, at shutdown for instance, are missing",
+            "it was watched from outside (--pid and its like) or cut short: calls of its start or "
+            "its end may be missing",
             (),
-            "learn a whole run, and merge",
+            "learn a whole run from its start (learn --merge -- COMMAND); watch longer (--until-stable) what "
+            "cannot be started again",
         )
 
 

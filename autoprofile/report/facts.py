@@ -137,8 +137,12 @@ def _completeness(profile: Profile) -> str:
     learned = profile.learned
     if learned is None:
         return "unknown"
+    if learned.lost:
+        return f"no: {counted(learned.lost, 'loss', 'losses')}, so the program may need more than this allows"
     if not learned.complete:
-        return "no: something was lost or cut short, so the program may need more than this allows"
+        return (
+            "no: watched from outside or cut short: what came before or after, the program may need as well"
+        )
     if learned.unseen is None and learned.runs <= 1:
         return "all of one run; more runs (learn --runs, --merge) would tell how typical it was"
     if learned.unseen is None:

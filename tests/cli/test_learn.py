@@ -133,6 +133,12 @@ def test_a_running_target_is_watched_until_it_is_quiet(tmp_path: Path) -> None:
     assert re.search(r"distinct calls, 0 of them new; quiet for 2 windows of 0\.5 s", done.stderr), (
         done.stderr
     )
+    # That it has no start and no end is how it was asked for: said, and no warning.
+    assert re.search(r"watched from outside, from \d\d:\d\d:\d\d to \d\d:\d\d:\d\d: ", done.stderr)
+    assert "warning" not in done.stderr
+    assert "no: watched from outside or cut short" in " ".join(
+        autoprofile("show", "t.yaml", cwd=tmp_path).stdout.split()
+    )
 
 
 def _kept(tmp_path: Path) -> Path:
@@ -193,6 +199,10 @@ def test_confidence_decides_when_an_argument_has_shown_its_values(tmp_path: Path
         ["--unit", ""],
         ["--container", ""],
         ["--cgroup", ""],
+        ["--deny-opaque", "--", "touch", "ran"],
+        ["--deny-failed", "--", "touch", "ran"],
+        ["--jit-error", "--", "touch", "ran"],
+        ["--lookup-error", "--level", "strict", "--", "touch", "ran"],
         ["--default", "allow", "--", "touch", "ran"],
         ["--mode", "denylist", "--default", "kill", "--", "touch", "ran"],
     ],
@@ -439,6 +449,10 @@ def test_what_is_merged_is_learned_as_the_profile_is(tmp_path: Path) -> None:
     assert merged.decide("timerfd_create", "CLOCK_REALTIME", 0).action == Action.ALLOW
     strict = autoprofile("learn", "-o", "s.yaml", "--from-trace", "other.parquet", cwd=tmp_path)
     assert strict.returncode == 0
+    asked = autoprofile(
+        "learn", "--merge", "-o", "t.yaml", "--deny-opaque", "--from-trace", trace, cwd=tmp_path
+    )
+    assert asked.returncode == 0, asked.stderr  # the profile is of level standard, which denies it
     assert Profile.load(tmp_path / "s.yaml").decide("timerfd_create", "CLOCK_REALTIME").action != Action.ALLOW
 
 
@@ -463,3 +477,12 @@ def test_a_merge_tells_what_holds_in_the_profile_that_is_written(tmp_path: Path)
     assert "; this run: 1 call of 1 process seen, 0 lost; the profile: 4 runs" in merged.stderr
     again = autoprofile(*words, "b.parquet", "--merge", cwd=tmp_path)
     assert "nothing was added; this run" in again.stderr
+
+
+def test_an_open_clone3_is_told_at_strict(tmp_path: Path) -> None:
+    """Its flags lie behind a pointer, and lint will say so: who learns hears of it first, and of the way out."""
+    trace_of(observed("clone3"), observed("getuid")).save(tmp_path / "t.parquet")
+    done = autoprofile("learn", "-o", "t.yaml", "--from-trace", "t.parquet", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "clone3 is allowed with any flags" in done.stderr
+    assert "at --level standard libc is sent to clone" in done.stderr

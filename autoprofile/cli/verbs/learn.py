@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_DENIALS = {
+    "deny_failed": "--deny-failed",
+    "deny_opaque": "--deny-opaque",
+    "deny_jit": "--jit-error",
+    "deny_lookups": "--lookup-error",
+}
+
 
 @verb("learn", "Learn and enforce", 10, runs_command=True)
 @command_argument
@@ -84,25 +91,27 @@ __all__ = ["command"]
 @click.option(
     "--deny-failed/--allow-failed",
     default=True,
-    help="Whether calls that always met ENOSYS or EPERM are denied with that. notify sees no returns, --pid"
-    " and its like only with --returns.",
+    help="Whether calls that always met ENOSYS or EPERM are denied with that (not at strict). notify sees no"
+    " returns, --pid and its like only with --returns.",
 )
 @click.option(
     "--deny-opaque/--allow-opaque",
     default=True,
-    help="Whether clone3, whose flags no filter sees, gets ENOSYS so that libc takes clone.",
+    help="Whether clone3, whose flags no filter sees, gets ENOSYS so that libc takes clone (not at strict).",
 )
 @click.option(
     "--jit-error/--no-jit-error",
     "deny_jit",
     default=True,
-    help="Whether memory for code made at run time gets EACCES where a library can do without it.",
+    help="Whether memory for code made at run time gets EACCES where a library can do without it (not at"
+    " strict).",
 )
 @click.option(
     "--lookup-error/--no-lookup-error",
     "deny_lookups",
     default=True,
-    help="Whether lookups of users, hosts and locales get an error that libc expects where none was seen.",
+    help="Whether lookups of users, hosts and locales get an error that libc expects where none was seen (not"
+    " at strict).",
 )
 @click.option(
     "--runs",
@@ -237,6 +246,7 @@ def command(
             raise click.UsageError(
                 "--worth weighs constraints, and strict drops none: give another --level", ctx
             )
+        _check_denials(ctx, how)
         return plan, how
 
     if chosen is not None:
@@ -274,7 +284,7 @@ def command(
             output.failure_status = exits.FAILED  # from here on the command was run
             plan.write(trace, how)
         return status
-    plan.write(trace, how)
+    plan.write(trace, how, is_watched=chosen is not None)
     return status
 
 
@@ -298,6 +308,18 @@ def _as_before(ctx: click.Context, how: How, before: Profile | None) -> How:
         name: getattr(before, name) for name in ("level", "mode") if ctx.get_parameter_source(name) is unset
     }
     return replace(how, **follows)
+
+
+def _check_denials(ctx: click.Context, how: How) -> None:
+    # narrows: strict denies nothing that was seen; who asks for it in so many words is told, not ignored
+    if how.level != "strict":
+        return
+    unset = click.core.ParameterSource.DEFAULT
+    for name, option in _DENIALS.items():
+        if getattr(how, name) and ctx.get_parameter_source(name) is not unset:
+            raise click.UsageError(
+                f"{option} needs --level standard: strict denies nothing that was seen", ctx
+            )
 
 
 def _check_default(how: How) -> None:

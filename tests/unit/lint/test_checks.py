@@ -223,6 +223,8 @@ def test_a_learned_profile_with_thread_flags_only_is_quiet_about_clone() -> None
     """A profile that denies clone3 with ENOSYS has no way around its clone flags."""
     report = lint(rules(THREADS, deny="clone3: ENOSYS"), only=["clone", "fallback"])
     assert len(report) == 0
+    # also where it is pasted beside the rule that allows it, as the finding advises
+    assert not lint(rules(THREADS, "clone3: any", deny="clone3: ENOSYS"), only=["clone"]).findings
 
 
 @pytest.mark.parametrize("mode", ["allowlist", "hybrid"])
@@ -232,6 +234,7 @@ def test_clone3_is_seen_where_clone_is_not_allowed_at_all(mode: str) -> None:
     (found,) = lint(learned, only=["clone"])
     assert (found.id, found.severity, found.syscalls) == ("clone3-bypass", "high", ("clone", "clone3"))
     assert "clone is refused" in found.detail or "clone may not have" in found.detail
+    assert "`deny: {clone3: ENOSYS}`" in found.remedy
     without = learn(trace_of(observed("clone3"), observed("getuid")), level="standard", mode=mode)
     assert not len(lint(without, only=["clone"]))
     assert not len(lint(rules("unshare: any"), only=["clone"]))
