@@ -6,7 +6,7 @@ same bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -19,6 +19,7 @@ from autoprofile.learn.generalise import Policy
 from autoprofile.learn.levels import Decided, Leveled, rules_of_level
 from autoprofile.learn.modes import DEFAULTS, rules_of_mode
 from autoprofile.learn.price import WORTH
+from autoprofile.profile.canonical import canonical_rules
 from autoprofile.profile.model import LEVELS, MODES, Learned, Profile, Program
 
 if TYPE_CHECKING:
@@ -171,12 +172,14 @@ def infer(
         confidence=confidence,
     )
     leveling = leveled(trace.observations)
+    # in the form that profiles have, so that they are found in one
+    decided = [replace(one, rules=canonical_rules(one.rules, arches)) for one in leveling.decided]
     return Inference(
         profile(leveling, _learned(trace, estimate)),
         _notes(trace, arches),
         estimate,
         tuple(leveling.constraints),
-        (*_thin_evidence(runs, leveling.units, policy), *leveling.decided),
+        (*_thin_evidence(runs, leveling.units, policy), *decided),
     )
 
 

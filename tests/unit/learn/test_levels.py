@@ -242,7 +242,11 @@ def test_a_library_that_can_do_without_fresh_code_is_told_so() -> None:
     fresh = ("mmap", 0, 0, R | W | X, MAP_PRIVATE | MAP_ANONYMOUS)
     assert plain.decide(*fresh).action == Action.KILL_PROCESS
     assert result.profile.decide(*fresh).action == Action.errno("EACCES")
-    assert any("memory is refused with EACCES (not seen; libpcre2" in str(one) for one in result.decided)
+    (told,) = [
+        one for one in result.decided if "memory is refused with EACCES (not seen; libpcre2" in one.text
+    ]
+    assert told.among(result.profile.rules) == told
+    assert told.among(plain.rules) is None
     assert learn(trace, level="standard", deny_jit=False).decide(*fresh).action == Action.KILL_PROCESS
     seen = trace_of(observed(*fresh))
     seen.meta = trace.meta
