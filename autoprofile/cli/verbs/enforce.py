@@ -35,7 +35,9 @@ __all__ = ["command"]
     help="What happens to a call that no rule names; the profile's own default unless given.",
 )
 @click.option(
-    "--complain", is_flag=True, help="Refuse nothing while this runs; record what would have been refused."
+    "--complain",
+    is_flag=True,
+    help="Refuse nothing while this runs but what a rule answers with ENOSYS (clone3); record the rest.",
 )
 @supervision_options
 @beyond_option
