@@ -34,7 +34,7 @@ def test_what_always_fails_is_denied_where_returns_are_seen(tmp_path: Path, retu
             assert tool.stderr is not None
             told = tool.stderr.readline()  # said once it is attached
             target.communicate(b"\n", timeout=TIMEOUT_S)
-            told += tool.stderr.read()  # not communicate(), which does not know of what readline() has read ahead
+            told += tool.stderr.read()  # communicate() does not know of what readline() has read ahead
             tool.wait(timeout=TIMEOUT_S)
         assert tool.returncode == 0, told
     finally:
