@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import combinations
 from math import erfc, log, sqrt
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from autoprofile.observations import Trace
     from autoprofile.profile.model import Profile
+    from autoprofile.profile.rule import SeccompRule
 
 __all__ = ["MIN_EFFECT", "MIN_EXPECTED", "SIGNIFICANCE", "Shift", "share_shift", "shifted_records"]
 
@@ -31,6 +33,8 @@ MIN_EFFECT = 0.1
 
 MIN_EXPECTED = 5.0
 """Least expected count in each of the four cells: the usual rule for the chi-squared approximation."""
+
+_NAMING = ("eq", "in")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +69,39 @@ def share_shift(then: int, then_total: int, now: int, now_total: int) -> Shift |
     return Shift(g=g, p=erfc(sqrt(g / 2)), cramers_v=sqrt(chi2 / total))
 
 
-def shifted_records(profile: Profile, traces: Sequence[Trace]) -> list[DriftRecord]:
-    """Return a record for each allowed syscall whose share of the calls changed with at least `MIN_EFFECT`.
-
-    Only syscalls seen on both sides take part: a new one is `new_syscall`, a vanished one `unused_rule`.
-    """
-    then: Counter[tuple[str, int]] = Counter()
+def _counted(profile: Profile) -> dict[tuple[str, int], list[SeccompRule]]:
+    # The allowing rules with counts, by arch and number; those of several arches say nothing of one.
+    found: dict[tuple[str, int], list[SeccompRule]] = {}
     for rule in profile.rules:
         if rule.evidence is None or not rule.evidence.count or not rule.action.is_permitting:
             continue
         arches = rule.arch or profile.arch
         nr = syscall_nr(arches[0], rule.syscall) if isinstance(rule.syscall, str) else rule.syscall
         if nr is not None and len(arches) == 1:
-            then[arches[0], nr] += rule.evidence.count
+            found.setdefault((arches[0], nr), []).append(rule)
+    return found
+
+
+def _are_apart(one: SeccompRule, other: SeccompRule) -> bool:
+    # Whether an argument plainly keeps them apart: both name its values, and share none.
+    return any(
+        a.index == b.index and a.op in _NAMING and b.op in _NAMING and not {*a.values} & {*b.values}
+        for a in one.comparators
+        for b in other.comparators
+    )
+
+
+def shifted_records(profile: Profile, traces: Sequence[Trace]) -> list[DriftRecord]:
+    """Return a record for each allowed syscall whose share of the calls changed with at least `MIN_EFFECT`.
+
+    Only syscalls seen on both sides take part: a new one is `new_syscall`, a vanished one `unused_rule`. Left
+    out are those with counted rules that may hold of one and the same call: their counts say how often each
+    rule held, and add up to more than the calls there were.
+    """
+    then: Counter[tuple[str, int]] = Counter()
+    for (arch, nr), rules in _counted(profile).items():
+        if all(_are_apart(one, other) for one, other in combinations(rules, 2)):
+            then[arch, nr] = sum(rule.evidence.count or 0 for rule in rules if rule.evidence is not None)
     now = Counter[tuple[str, int]]()
     for trace in traces:
         for o in trace.observations:

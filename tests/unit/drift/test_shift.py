@@ -7,6 +7,7 @@ import pytest
 from autoprofile.drift import compare
 from autoprofile.drift.shift import share_shift
 from autoprofile.learn import learn
+from autoprofile.profile import Action, Arg, Evidence, Profile, SeccompRule
 from tests.unit.learn.traces import observed, trace_of
 
 
@@ -48,3 +49,22 @@ def test_a_significant_but_tiny_change_is_not_reported() -> None:
     profile = learn(trace_of(observed("read", count=500_000), observed("write", count=500_000)))
     report = compare(profile, [trace_of(observed("read", count=510_000), observed("write", count=490_000))])
     assert len(report) == 0
+
+
+def test_calls_that_two_rules_count_are_no_shift() -> None:
+    """Counts of rules that hold of the same calls add up to more than there were, and are not compared."""
+    calls = trace_of(observed("mmap", 0, 4096, 3, 0x22, -1, 0, count=900), observed("read", count=400))
+    rules = [
+        SeccompRule("mmap", Action.ALLOW, args=[Arg(2, "masked_eq", 0, mask=4)], evidence=Evidence(900, 1)),
+        SeccompRule(
+            "mmap", Action.ALLOW, args=[Arg(3, "masked_eq", 0x20, mask=0x20)], evidence=Evidence(900, 1)
+        ),
+        SeccompRule("read", Action.ALLOW, evidence=Evidence(400, 1)),
+    ]
+    assert len(compare(Profile(rules=tuple(rules)), [calls])) == 0
+    apart = [
+        SeccompRule("mmap", Action.ALLOW, args=[Arg(3, "eq", f)], evidence=Evidence(900, 1))
+        for f in (0x22, 2)
+    ]
+    report = compare(Profile(rules=(*apart, rules[2])), [calls])
+    assert "shifted" in {r.kind for r in report}
