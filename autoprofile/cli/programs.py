@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autoprofile.cli.options import beyond_option
 from autoprofile.errors import AutoprofileError
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMS",
     "as_option",
-    "beyond_option",
     "enforced",
     "fallback_option",
     "form_for",

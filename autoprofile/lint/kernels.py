@@ -93,7 +93,8 @@ def newer_calls(subject: Subject) -> Iterator[Finding]:
     """Calls that the learning kernel did not have are refused in a way that libc does not take for absence.
 
     A newer libc tries them first and falls back only on ENOSYS. The filter answers before the kernel does, so
-    this holds on kernels without the call as well.
+    this holds on kernels without the call as well. What this tool compiles answers most of them so by itself
+    (`filter.newer`); other tools do not.
     """
     profile = subject.profile
     learned = profile.learned
@@ -118,8 +119,9 @@ def newer_calls(subject: Subject) -> Iterator[Finding]:
                 "newer-calls-without-enosys",
                 "low",
                 "calls newer than the kernel of the learning are not answered with ENOSYS",
-                f"{', '.join(found)} came after Linux {kernel[0]}.{kernel[1]}; a libc that tries them gets "
-                f"{profile.default} and does not fall back",
+                f"{', '.join(found)} came after Linux {kernel[0]}.{kernel[1]}; where the rules alone decide "
+                f"(an export, --beyond default), a libc that tries them gets {profile.default} and does not "
+                "fall back",
                 tuple(found),
                 "deny them with ENOSYS",
                 arch,

@@ -176,24 +176,17 @@ def end(process: subprocess.Popen[str], folder: Path) -> None:
         process.wait(LIMIT_S)
 
 
+def asks_a_hook(tracee, profile: Path) -> list[object]:
+    """Return the words that enforce a program with one refused call, which the function decide answers."""
+    hook = ["--hook", "hook.py:decide", "--audit", "a.jsonl"]
+    return ["enforce", profile, *hook, "--", tracee("refused"), 0, 0, 1]
+
+
 def hanging(tracee, profile: Path, folder: Path) -> subprocess.Popen[str]:
     """Start a program whose call a hook never decides, and return once the hook has been asked."""
     (folder / "hook.py").write_text(HANGS)
-    words = [
-        "enforce",
-        profile,
-        "--hook",
-        "hook.py:decide",
-        "--audit",
-        "a.jsonl",
-        "--",
-        tracee("refused"),
-        0,
-        0,
-        1,
-    ]
     process = subprocess.Popen(
-        [*AUTOPROFILE, *map(str, words)],
+        [*AUTOPROFILE, *map(str, asks_a_hook(tracee, profile))],
         cwd=folder,
         env=environment(),
         stdin=subprocess.DEVNULL,
@@ -258,20 +251,7 @@ def test_what_a_dead_caller_was_allowed_was_not_let_pass(tracee, profile, tmp_pa
         "    return 'allow'",
     ]
     (tmp_path / "hook.py").write_text("\n".join(lines))
-    words = [
-        "enforce",
-        profile,
-        "--hook",
-        "hook.py:decide",
-        "--audit",
-        "a.jsonl",
-        "--",
-        tracee("refused"),
-        0,
-        0,
-        1,
-    ]
-    done = autoprofile(*words, cwd=tmp_path)
+    done = autoprofile(*asks_a_hook(tracee, profile), cwd=tmp_path)
     assert done.returncode == 128 + signal.SIGKILL, done.stderr
     assert [(r.event, r.count) for r in read_audit(tmp_path / "a.jsonl")] == [("deny", 1)]
     assert "let pass" not in done.stderr

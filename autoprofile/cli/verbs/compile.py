@@ -6,8 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autoprofile.cli.options import ExistingFile, force_option, json_option, output_of, profile_argument, verb
-from autoprofile.cli.programs import as_option, beyond_option, enforced, fallback_option
+from autoprofile.cli.options import (
+    ExistingFile,
+    beyond_option,
+    force_option,
+    json_option,
+    output_of,
+    profile_argument,
+    verb,
+)
+from autoprofile.cli.programs import as_option, enforced, fallback_option
 
 if TYPE_CHECKING:
     from pathlib import Path

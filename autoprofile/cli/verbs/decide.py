@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from autoprofile.cli import exit as exits
-from autoprofile.cli.options import json_option, output_of, profile_argument, verb
-from autoprofile.cli.programs import beyond_option, enforced, fallback_option
+from autoprofile.cli.options import beyond_option, json_option, output_of, profile_argument, verb
+from autoprofile.cli.programs import enforced, fallback_option
 from autoprofile.errors import AutoprofileError
 
 if TYPE_CHECKING:

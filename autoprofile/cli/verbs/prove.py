@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from autoprofile.cli import exit as exits
-from autoprofile.cli.options import ExistingFile, json_option, output_of, profile_argument, verb
-from autoprofile.cli.programs import beyond_option, enforced, fallback_option
+from autoprofile.cli.options import (
+    ExistingFile,
+    beyond_option,
+    json_option,
+    output_of,
+    profile_argument,
+    verb,
+)
+from autoprofile.cli.programs import enforced, fallback_option
 
 if TYPE_CHECKING:
     from pathlib import Path
